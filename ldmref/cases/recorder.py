@@ -13,7 +13,7 @@ from ldmref.backends.bounds import OPERATIONS, basis, layer_bound, precision
 from ldmref.backends.named import LayerCall, NamedBackend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.cases.parameters import random_stream
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.models.params import tree_map
 
 RUNS = 3  # with random errors

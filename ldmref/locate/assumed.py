@@ -15,9 +15,9 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import FollowedRun, Point, PointObserver
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.replay.networks import RecordedNetwork
+from ldmref.locate.replay.points import FollowedRun, Point, PointObserver
 
 DEPENDS = "it depends on "
 NOTICED = 1e-3  # relative error that is no rounding of any format of a right array

@@ -10,15 +10,28 @@ import numpy as np
 
 from ldmref.errors import abbreviated
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.argument_names import name_numbered
-from ldmref.locate.argument_parts import divide_arguments
 from ldmref.locate.assumed import find_shown_masks, without_assumed
-from ldmref.locate.elsewhere import join_causes
+from ldmref.locate.causes.elsewhere import join_causes
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
 from ldmref.locate.judging import NOT_RECORDED, Judge
-from ldmref.locate.listed import with_arrays_of_lists
-from ldmref.locate.makers import name_as_makers
-from ldmref.locate.networks import (
+from ldmref.locate.original import CallProgress, compare
+from ldmref.locate.pipeline import judge_host
+from ldmref.locate.preflight import unlike_ours
+from ldmref.locate.recorded.argument_names import name_numbered
+from ldmref.locate.recorded.argument_parts import divide_arguments
+from ldmref.locate.recorded.listed import with_arrays_of_lists
+from ldmref.locate.recorded.makers import name_as_makers
+from ldmref.locate.recorded.padding import PaddingFinder
+from ldmref.locate.recorded.terms import PortTerms, TermsObserver, follow_in_terms
+from ldmref.locate.recorded.unfilled import (
+    LESS,
+    describe_unfilled,
+    describe_unmasked,
+    may_lack_mask,
+)
+from ldmref.locate.recorded.unnamed import ComputedArrays, sort_unvisited
+from ldmref.locate.replay.definition import NetworkReplay
+from ldmref.locate.replay.networks import (
     RecordedNetwork,
     find_definition,
     find_wrong_axes,
@@ -26,22 +39,9 @@ from ldmref.locate.networks import (
     passes_tokens,
     try_network,
 )
-from ldmref.locate.original import CallProgress, compare
-from ldmref.locate.padding import PaddingFinder
-from ldmref.locate.pipeline import judge_host
-from ldmref.locate.points import PointObserver
-from ldmref.locate.preflight import unlike_ours
-from ldmref.locate.replay import NetworkReplay
+from ldmref.locate.replay.points import PointObserver
+from ldmref.locate.replay.unvisited import LayerRemarks, RunReads
 from ldmref.locate.rows import is_within
-from ldmref.locate.terms import PortTerms, TermsObserver, follow_in_terms
-from ldmref.locate.unfilled import (
-    LESS,
-    describe_unfilled,
-    describe_unmasked,
-    may_lack_mask,
-)
-from ldmref.locate.unnamed import ComputedArrays, sort_unvisited
-from ldmref.locate.unvisited import LayerRemarks, RunReads
 from ldmref.models.control import ControlNet
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmref.locate.diagnosis import Cause
+from ldmref.locate.causes.diagnosis import Cause
 from ldmref.locate.faults.masks import other_masks
 from ldmref.locate.law import GAIN
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.replay.points import FollowedRun, Point
 
 LEAST = 256  # numbers; the cosine between independent errors of so many is about 1/16
 

@@ -10,7 +10,7 @@ An error of at most `NOISE` floors is rounding (`ldmref.locate.law`), which is w
 allowed. Above that, the known faults are tried; an error that one of them explains is a fault.
 Otherwise it is a fault if it is above the bound; that of a part of several operations is `CERTAIN`
 floors. A port may keep an array in any order in memory, so it is judged in the nearest one. Rows of
-padding (`ldmref.locate.padding`) are not compared, only counted.
+padding (`ldmref.locate.recorded.padding`) are not compared, only counted.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ import numpy as np
 
 from ldmref.backends.bounds import OPERATIONS, layer_bound
 from ldmref.backends.named import LayerCall
-from ldmref.locate.alike import AlikeLayers
-from ldmref.locate.conventions import Candidate
-from ldmref.locate.diagnosis import Cause
+from ldmref.locate.causes.alike import AlikeLayers
+from ldmref.locate.causes.diagnosis import Cause
+from ldmref.locate.causes.known_causes import KnownCauses
+from ldmref.locate.causes.part_faults import OF_KEYS, OF_QUERIES
 from ldmref.locate.faint import find_faint_mask
 from ldmref.locate.faults.norms import one_pass
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, OVERFLOW, UNKNOWN, WIRING, Row
-from ldmref.locate.kept_rows import NO_ROWS, find_rows
-from ldmref.locate.known_causes import KnownCauses
 from ldmref.locate.law import CERTAIN, allowed_error, noise_floor
-from ldmref.locate.layouts import (
+from ldmref.locate.nonfinite import explain_nonfinite
+from ldmref.locate.recorded.conventions import Candidate
+from ldmref.locate.recorded.kept_rows import NO_ROWS, find_rows
+from ldmref.locate.recorded.layouts import (
     Layout,
     find_order,
     first_nonfinite,
@@ -42,11 +44,9 @@ from ldmref.locate.layouts import (
     resplit_heads,
     restore_order,
 )
-from ldmref.locate.nonfinite import explain_nonfinite
-from ldmref.locate.part_faults import OF_KEYS, OF_QUERIES
-from ldmref.locate.points import FollowedRun, Point
-from ldmref.locate.precision import EPSILONS
-from ldmref.locate.terms import TermsObserver
+from ldmref.locate.recorded.precision import EPSILONS
+from ldmref.locate.recorded.terms import TermsObserver
+from ldmref.locate.replay.points import FollowedRun, Point
 
 ALL_PADDING = "all of its rows are padding"
 NOT_RECORDED = "an input was not recorded"

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from ldmref.errors import UsageError
 from ldmref.locate.findings import DiffReport, Row
-from ldmref.locate.precision import port_dtype
 from ldmref.locate.preflight import find_gaps, require_comparable, with_request
 from ldmref.locate.reasonable import mark_reasonable
+from ldmref.locate.recorded.precision import port_dtype
 from ldmref.locate.rows import NARROW, compare_reference, identical_dumps, less_strict
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace

@@ -18,9 +18,9 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN
 from ldmref.errors import UsageError, abbreviated, counted
-from ldmref.locate.layouts import first_nonfinite
-from ldmref.locate.networks import number_controlnet
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.layouts import first_nonfinite
+from ldmref.locate.recorded.precision import round_to
+from ldmref.locate.replay.networks import number_controlnet
 from ldmref.samplers.predictions import read_steering
 from ldmref.trace.calls import REQUESTED
 from ldmref.trace.left_out import LEFT_OUT

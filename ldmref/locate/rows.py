@@ -16,8 +16,8 @@ import numpy as np
 
 from ldmref.errors import counted
 from ldmref.locate.findings import DIFFERS, EQUAL, NOISY, UNKNOWN, WIRING, Row
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import read_output
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.names import read_output
 from ldmref.trace.model import Trace
 
 NARROW = "float32"  # in which parts of programs in float64 compute

@@ -15,7 +15,7 @@ import numpy as np
 
 from ldmref.errors import counted
 from ldmref.locate.findings import EQUAL, NOISY, Row
-from ldmref.locate.layouts import shrinkage
+from ldmref.locate.recorded.layouts import shrinkage
 from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.family import family_of

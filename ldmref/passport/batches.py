@@ -14,8 +14,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ldmref.locate.law import GAIN
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import read_role
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.names import read_role
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.ports.arguments import names_of
 from ldmref.trace.calls import TraceCall

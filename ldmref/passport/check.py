@@ -16,16 +16,16 @@ import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.argument_names import name_numbered
-from ldmref.locate.argument_parts import divide_arguments
 from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.listed import with_arrays_of_lists
 from ldmref.locate.original import PortOriginal, compare
-from ldmref.locate.precision import EPSILONS
 from ldmref.locate.preflight import missing_layers, with_request
+from ldmref.locate.recorded.argument_names import name_numbered
+from ldmref.locate.recorded.argument_parts import divide_arguments
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.listed import with_arrays_of_lists
+from ldmref.locate.recorded.precision import EPSILONS
 from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
 from ldmref.models.config import TEXT_ENCODERS

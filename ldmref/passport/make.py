@@ -24,7 +24,7 @@ from ldmref.io.key_table import to_compvis
 from ldmref.io.kit_folder import CHECKPOINT, MANIFEST, find_makers_tables, makers_tables
 from ldmref.io.native import CONFIG, SCHEMA, TOKENIZERS
 from ldmref.io.tensors.writer import source, write_to
-from ldmref.locate.layouts import latents_as_tokens
+from ldmref.locate.recorded.layouts import latents_as_tokens
 from ldmref.models.config import ModelConfig
 from ldmref.models.family import family_of
 from ldmref.models.model import LatentDiffusion

@@ -22,10 +22,10 @@ from ldmref.errors import UsageError
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.locate.against import diff_modules, find_networks, record_reference
 from ldmref.locate.findings import DiffReport
-from ldmref.locate.layouts import relative_error
 from ldmref.locate.original import PortOriginal
-from ldmref.locate.points import PointObserver
-from ldmref.locate.unfit import first_line
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.unfit import first_line
+from ldmref.locate.replay.points import PointObserver
 from ldmref.passport.kit import (
     CHECKPOINT,
     FLOORS,

@@ -31,8 +31,8 @@ from ldmref.cases.trace_runs import (
     record_run,
 )
 from ldmref.errors import UsageError, did_you_mean
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.precision import round_to
 from ldmref.models.config import ModelConfig
 from ldmref.models.denoiser_config import UNetConfig
 from ldmref.models.family import family_of, with_text_length

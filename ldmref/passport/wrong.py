@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ldmref.backends.named import LayerCall
+from ldmref.locate.causes.pairs import Hypothesis
 from ldmref.locate.diff import diff_traces
 from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
 from ldmref.locate.findings import DiffReport
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.networks import try_network
-from ldmref.locate.pairs import Hypothesis
-from ldmref.locate.points import FollowedRun, Point, PointObserver
-from ldmref.locate.replay import NetworkReplay
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.replay.definition import NetworkReplay
+from ldmref.locate.replay.networks import try_network
+from ldmref.locate.replay.points import FollowedRun, Point, PointObserver
 from ldmref.models.model import LatentDiffusion
 from ldmref.passport.kit import WrongDump
 from ldmref.trace.calls import TraceCall

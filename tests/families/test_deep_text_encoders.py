@@ -14,8 +14,8 @@ from z_image_pipelines import make_pipeline
 
 import ldmref
 from ldmref.locate import diff_traces
-from ldmref.locate.alike import TRIED, AlikeLayers
-from ldmref.locate.replay import Replay
+from ldmref.locate.causes.alike import TRIED, AlikeLayers
+from ldmref.locate.replay.definition import Replay
 from ldmref.trace import read_trace, record_pipeline
 
 DEPTH = 18

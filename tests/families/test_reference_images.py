@@ -30,7 +30,7 @@ from ldmref.families import CallSize, DeclaredReferences, NetworkInput
 from ldmref.families.sd3 import SD3
 from ldmref.io.native import save_folder
 from ldmref.locate import diff_traces
-from ldmref.locate.networks import open_network
+from ldmref.locate.replay.networks import open_network
 from ldmref.models import family, preset
 from ldmref.models.conditioning import get_hidden_states
 from ldmref.models.model import LatentDiffusion, model_spec

@@ -12,7 +12,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.locate import Row
 from ldmref.locate.diff import ModelOriginal
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.trace import build_trace
 
 LAYOUTS: dict[str, Change] = {

@@ -10,7 +10,7 @@ import numpy as np
 import ldmref
 from ldmref.backends import get_backend
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.models.declared import NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import tree_map

@@ -8,7 +8,7 @@ from numpy_ports import run_port
 
 from ldmref.cases import golden_model
 from ldmref.locate import diff_traces
-from ldmref.locate.argument_parts import divide_arguments
+from ldmref.locate.recorded.argument_parts import divide_arguments
 from ldmref.math import timestep_embedding
 from ldmref.ports.sizes_of_images import find_embedded
 from ldmref.trace import build_trace

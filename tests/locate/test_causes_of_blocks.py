@@ -15,8 +15,8 @@ from numpy_ports import Change, layers_of, make_model, run_port
 from ldmref.backends.named import LayerCall
 from ldmref.locate import diff_traces
 from ldmref.locate.faults.attention import without_mask
+from ldmref.locate.recorded.unfilled import NO_MASK
 from ldmref.locate.report import DiffReport
-from ldmref.locate.unfilled import NO_MASK
 from ldmref.trace import build_trace
 
 CALL = "transformer.000"

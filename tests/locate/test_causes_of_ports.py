@@ -10,9 +10,9 @@ import pytest
 from fault_calls import call_of, faulty, normal, point_of, replay_of
 from test_conventions import judge, record
 
-from ldmref.locate import diagnosis
-from ldmref.locate.conventions import Convention, turn_call
+from ldmref.locate.causes import diagnosis
 from ldmref.locate.faults import attention, between, masks, modulation, rotary, text
+from ldmref.locate.recorded.conventions import Convention, turn_call
 from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry

@@ -12,7 +12,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.locate import diff_traces, part_faults
 from ldmref.locate.faults.table import BETWEEN, BetweenLayers
-from ldmref.locate.unfilled import CAUSE
+from ldmref.locate.recorded.unfilled import CAUSE
 from ldmref.trace import build_trace
 
 model_of = functools.cache(make_model)

@@ -10,7 +10,7 @@ import torch
 from module_runs import bare_run
 
 from ldmref.locate.modules.operations import describe_function
-from ldmref.locate.points import Trial
+from ldmref.locate.replay.points import Trial
 
 REAL = torch.linspace(-1.0, 2.0, 12, dtype=torch.float64).reshape(2, 3, 2)
 TURN = torch.polar(torch.ones_like(REAL), REAL)

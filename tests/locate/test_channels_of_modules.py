@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import ldmref  # noqa: E402
 from ldmref.locate import diff_modules  # noqa: E402
-from ldmref.locate.layouts import find_order  # noqa: E402
+from ldmref.locate.recorded.layouts import find_order  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 
 ROWS, COLUMNS = 6, 10

@@ -12,8 +12,8 @@ import pytest
 from numpy_ports import SIZES, make_model, run_port
 
 from ldmref.locate import diff_traces
-from ldmref.locate.conventions import ORDER, Convention
-from ldmref.locate.terms import PortTerms, TermsFound, follow_in_terms
+from ldmref.locate.recorded.conventions import ORDER, Convention
+from ldmref.locate.recorded.terms import PortTerms, TermsFound, follow_in_terms
 from ldmref.math import timestep_embedding
 from ldmref.trace import build_trace
 from ldmref.trace.calls import TraceCall

@@ -10,7 +10,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.families.flux import FluxConfig
 from ldmref.locate import diff_traces
-from ldmref.locate.replay import REMEDY
+from ldmref.locate.replay.definition import REMEDY
 from ldmref.models.transformer_layers import find_angles
 from ldmref.trace import build_trace
 

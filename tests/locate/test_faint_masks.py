@@ -8,7 +8,7 @@ from fault_calls import attention, call_of, normal, replay_of
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faint import find_faint_mask
-from ldmref.locate.points import Point
+from ldmref.locate.replay.points import Point
 
 EPSILON = 2.0**-7
 HIDDEN = (np.arange(8) >= np.array([[3], [5]]))[:, None, None]

@@ -16,9 +16,9 @@ from torch.overrides import TorchFunctionMode
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import tensors
 from ldmref.locate.faults.table import faults_of
-from ldmref.locate.following import RECENT
 from ldmref.locate.modules.operations import describe_function
-from ldmref.locate.points import Frame, Point
+from ldmref.locate.replay.following import RECENT
+from ldmref.locate.replay.points import Frame, Point
 
 X = torch.linspace(-1.0, 2.0, 48, dtype=torch.float64).reshape(2, 4, 6)
 Y = torch.linspace(0.5, 3.0, 48, dtype=torch.float64).reshape(2, 4, 6).flip(1)

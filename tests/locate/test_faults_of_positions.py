@@ -11,7 +11,7 @@ from fault_calls import assert_same, call_of, faulty, normal
 
 from ldmref.backends.named import AGAIN
 from ldmref.locate.faults import embedding, rotary
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.math.embedding import timestep_embedding
 
 # -- rotary positions -----------------------------------------------------------------------------

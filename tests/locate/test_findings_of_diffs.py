@@ -11,7 +11,7 @@ from ldmref.errors import LdmrefError
 from ldmref.locate import pitfalls, reasonable, unfit
 from ldmref.locate.findings import DiffReport, Row
 from ldmref.locate.pitfalls import Pitfall
-from ldmref.locate.unfit import first_line, try_judge
+from ldmref.locate.recorded.unfit import first_line, try_judge
 
 EQUAL, NOISY, DIFFERS, UNKNOWN = "equal", "noisy", "differs", "not judged"
 

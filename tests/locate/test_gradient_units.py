@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, model_of, normal
 
-from ldmref.locate.networks import open_network
 from ldmref.locate.pipeline import gradients, training
+from ldmref.locate.replay.networks import open_network
 from ldmref.models.params import flatten, tree_map
 from ldmref.modes.text import encode_conditioning
 
 torch = pytest.importorskip("torch")
 
 from ldmref.backends import get_backend  # noqa: E402
-from ldmref.locate import autodiff  # noqa: E402
+from ldmref.locate.replay.definition import autodiff  # noqa: E402
 
 T = np.array([100, 700])
 TEXTS = ["a red cat", "a house"]

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 from host_units import context_of, entry_of, model_of, normal
 
-from ldmref.locate.networks import _CallSizes
 from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.schedule import judge_schedule
+from ldmref.locate.replay.networks import _CallSizes
 from ldmref.models.declared import CallSize, NetworkInput
 
 SHAPE = (1, 4, 8, 8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_conventions import CALL, MASKS, assert_equal, judge, model_of, record
 
-from ldmref.locate.joint_masks import find_text_masks
+from ldmref.locate.recorded.joint_masks import find_text_masks
 from ldmref.trace import build_trace
 
 KREA = "krea-2-tiny"

@@ -15,7 +15,7 @@ from ldmref.backends.bounds import layer_bound
 from ldmref.backends.named import LayerCall
 from ldmref.locate import Row, diagnosis, nearby
 from ldmref.locate.judging import ALL_PADDING, NO_ELEMENTS, NOT_RECORDED, Judge
-from ldmref.locate.points import Frame, Point
+from ldmref.locate.replay.points import Frame, Point
 from ldmref.trace import build_trace
 
 UNIT = 2.0**-23

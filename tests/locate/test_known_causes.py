@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate import known_causes
-from ldmref.locate.alike import AlikeLayers, AlikeState
-from ldmref.locate.beginning import MOST_BYTES, PartBeginning
-from ldmref.locate.diagnosis import Cause
-from ldmref.locate.known_causes import KnownCauses
-from ldmref.locate.points import Frame, Point
+from ldmref.locate.causes import known_causes
+from ldmref.locate.causes.alike import AlikeLayers, AlikeState
+from ldmref.locate.causes.diagnosis import Cause
+from ldmref.locate.causes.known_causes import KnownCauses
+from ldmref.locate.replay.beginning import MOST_BYTES, PartBeginning
+from ldmref.locate.replay.points import Frame, Point
 
 POINT = Point(
     LayerCall("proj", "linear", {}, {}, {}, dict), "input", np.ones(3), np.zeros(3), {},

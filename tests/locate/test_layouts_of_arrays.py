@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmref.locate.layouts import (
+from ldmref.locate.recorded.layouts import (
     CLOSE,
     HEADS,
     LEAST_OF_CHANNEL,

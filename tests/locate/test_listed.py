@@ -10,7 +10,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate import diff_traces
-from ldmref.locate.listed import with_arrays_of_lists
+from ldmref.locate.recorded.listed import with_arrays_of_lists
 from ldmref.trace import build_trace
 
 CALL = "transformer.000"

@@ -171,7 +171,7 @@ def test_outputs_alone_are_enough(model):
 
 
 def test_noise_of_bfloat16_is_not_a_fault(model):
-    from ldmref.locate.precision import round_to
+    from ldmref.locate.recorded.precision import round_to
 
     tensors = {k: round_to(x, "bfloat16") for k, x in run_port(model).items()}
     report = diff_traces(build_trace(tensors), model, dtype="bfloat16")

@@ -12,8 +12,8 @@ from numpy_ports import make_model, run_port
 from ldmref.cases.golden_models import golden_model
 from ldmref.locate import diff_traces
 from ldmref.locate.law import NOISE, allowed_error
-from ldmref.locate.layouts import find_order, recognise, relative_error
-from ldmref.locate.precision import EPSILONS, round_to
+from ldmref.locate.recorded.layouts import find_order, recognise, relative_error
+from ldmref.locate.recorded.precision import EPSILONS, round_to
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace import build_trace
 

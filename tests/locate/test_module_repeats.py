@@ -27,7 +27,7 @@ from ldmref.backends.named import LayerCall  # noqa: E402
 from ldmref.locate.modules import repeated  # noqa: E402
 from ldmref.locate.modules.operations import Operation  # noqa: E402
 from ldmref.locate.modules.repeated import NetworkCopies  # noqa: E402
-from ldmref.locate.repeating import TargetReached  # noqa: E402
+from ldmref.locate.replay.repeating import TargetReached  # noqa: E402
 from ldmref.trace import build_trace  # noqa: E402
 
 THIRD = 1.0 / 3.0

@@ -9,7 +9,7 @@ from numpy_ports import make_model, run_port
 from ldmref.families.sd3 import network as sd3
 from ldmref.locate import diff_traces
 from ldmref.locate.faults.attention import end_ids
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.locate.report import describe, summary
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models import clip, t5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.names import (
+from ldmref.locate.recorded.names import (
     count_modulations,
     find_entry,
     find_layer,

@@ -12,7 +12,7 @@ import ldmref
 from ldmref import modes
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate import diff_traces
-from ldmref.locate.argument_names import name_numbered
+from ldmref.locate.recorded.argument_names import name_numbered
 from ldmref.models import preset
 from ldmref.trace import build_trace, read_trace, record_trace
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ldmref.locate.argument_names import name_numbered
+from ldmref.locate.recorded.argument_names import name_numbered
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.trace import build_trace
 

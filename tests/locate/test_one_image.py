@@ -8,7 +8,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.locate import diff_traces
-from ldmref.locate.layouts import latents_as_tokens
+from ldmref.locate.recorded.layouts import latents_as_tokens
 from ldmref.ports.port import port_of
 from ldmref.trace import build_trace
 

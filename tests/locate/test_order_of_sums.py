@@ -11,7 +11,7 @@ import pytest
 
 import ldmref
 from ldmref.locate import diff_traces
-from ldmref.locate.alignment import align, exchange_terms, is_exchanged
+from ldmref.locate.recorded.alignment import align, exchange_terms, is_exchanged
 from ldmref.models.family import list_families
 from ldmref.modes import img2img
 from ldmref.trace import Trace

@@ -14,8 +14,8 @@ from changed_runs import RUNS as OWN_RUNS
 from unfollowed import of_another_program
 
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.names import is_apart
 from ldmref.locate.pipeline import judge_host
+from ldmref.locate.recorded.names import is_apart
 from ldmref.ports.arguments import names_of
 from ldmref.trace import Trace, build_trace
 

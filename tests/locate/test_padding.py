@@ -9,8 +9,8 @@ import pytest
 
 import ldmref
 from ldmref.backends.named import LayerCall
-from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.padding import PaddingFinder
+from ldmref.locate.recorded.padding import PaddingFinder
+from ldmref.locate.replay.networks import RecordedNetwork
 from ldmref.models.declared import CallSize, DeclaredNetwork, NetworkInput, NetworkOutput
 
 MASK = np.array([[1, 1, 0, 0], [1, 1, 1, 1]])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
+from ldmref.locate.causes.pairs import Hypothesis, Tried, likely_pairs, sample
 
 
 def normal(seed, *shape):

@@ -13,10 +13,11 @@ from fault_calls import normal
 
 from ldmref.backends.named import LayerCall
 from ldmref.errors import UsageError
-from ldmref.locate import alignment
-from ldmref.locate.alignment import align
+from ldmref.locate.causes.rotations import TABLES, read_positions
 from ldmref.locate.nonfinite import explain_nonfinite
-from ldmref.locate.precision import (
+from ldmref.locate.recorded import alignment
+from ldmref.locate.recorded.alignment import align
+from ldmref.locate.recorded.precision import (
     EPSILONS,
     STORED,
     UNITS,
@@ -26,7 +27,6 @@ from ldmref.locate.precision import (
     round_to,
     stored_unit,
 )
-from ldmref.locate.rotations import TABLES, read_positions
 from ldmref.trace import build_trace
 
 X = np.array([1.0 + 2.0**-30, 1.0 + 2.0**-12, 1.0 + 2.0**-9, 3.0])

@@ -8,8 +8,8 @@ from numpy_ports import make_model, run_port
 
 from ldmref.errors import UsageError
 from ldmref.locate import diff_traces
-from ldmref.locate.precision import round_to
 from ldmref.locate.preflight import find_gaps, require_comparable, with_request
+from ldmref.locate.recorded.precision import round_to
 from ldmref.trace import build_trace
 
 BLOCK = "transformer_blocks.0"

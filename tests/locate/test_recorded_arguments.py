@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ldmref.locate.arguments import RecordedArguments
+from ldmref.locate.recorded.arguments import RecordedArguments
 from ldmref.trace import build_trace
 
 CALL = "unet.000"

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.locate.names import parts_of
-from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import Frame
-from ldmref.locate.precision import exact_backend
-from ldmref.locate.replay import NetworkReplay, Replay
+from ldmref.locate.recorded.names import parts_of
+from ldmref.locate.recorded.precision import exact_backend
+from ldmref.locate.replay.definition import NetworkReplay, Replay
+from ldmref.locate.replay.networks import RecordedNetwork
+from ldmref.locate.replay.points import Frame
 from ldmref.models.declared import DeclaredNetwork, NetworkOutput
 from ldmref.models.layers import layer
 from ldmref.trace import build_trace

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy_ports import layers_of, make_model, run_port
 
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.networks import open_network
-from ldmref.locate.replay import NetworkReplay
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.replay.definition import NetworkReplay
+from ldmref.locate.replay.networks import open_network
 from ldmref.trace import build_trace
 
 torch = pytest.importorskip("torch")

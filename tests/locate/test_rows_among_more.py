@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fault_calls import call_of
 
-from ldmref.locate.kept_rows import find_rows
-from ldmref.locate.points import Frame, Point
+from ldmref.locate.recorded.kept_rows import find_rows
+from ldmref.locate.replay.points import Frame, Point
 
 ROUNDING = 1e-6
 REPLAY = SimpleNamespace(arguments={})

@@ -9,7 +9,7 @@ from changed_runs import RUNS
 from unfollowed import of_another_program
 
 from ldmref.locate.pipeline import judge_host
-from ldmref.locate.precision import EPSILONS
+from ldmref.locate.recorded.precision import EPSILONS
 
 # The relative errors that are allowed at least, of numbers that follow from a table in float32.
 LEAST = {"alphas_cumprod": 1e-4, "sigmas": 1e-4, "timesteps": 1e-4, "timestep": 1e-5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldmref.locate.several_outputs import read_selected, select_outputs, with_selected
+from ldmref.locate.recorded.several_outputs import read_selected, select_outputs, with_selected
 from ldmref.trace import build_trace
 
 RNG = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.recorded.layouts import relative_error
 
 
 def test_errors_of_short_floats_do_not_overflow():

@@ -7,8 +7,8 @@ import pytest
 from test_conventions import judge, record
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.unnamed import ComputedArrays
-from ldmref.locate.unvisited import RunReads
+from ldmref.locate.recorded.unnamed import ComputedArrays
+from ldmref.locate.replay.unvisited import RunReads
 from ldmref.trace import build_trace
 from ldmref.trace.model import TraceEntry
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.unnamed import sort_unvisited
-from ldmref.locate.unvisited import LayerRemarks, RunReads, WatchedParams
+from ldmref.locate.recorded.unnamed import sort_unvisited
+from ldmref.locate.replay.unvisited import LayerRemarks, RunReads, WatchedParams
 from ldmref.models.params import unflatten
 from ldmref.models.transformer_layers import find_angles
 from ldmref.trace import build_trace

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, model_of, normal
 
-from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs
+from ldmref.locate.causes.pairs import Hypothesis, Tried, likely_pairs
+from ldmref.locate.causes.rotations import TABLES, read_positions
 from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.pipeline import added_noise, controls, residuals
 from ldmref.locate.pipeline.asked import judge_asked
-from ldmref.locate.rotations import TABLES, read_positions
 from ldmref.models.transformer_layers import find_angles
 from ldmref.samplers import SAMPLERS
 from ldmref.trace import build_trace

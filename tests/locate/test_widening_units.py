@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from module_runs import bare_run  # noqa: E402
 
 from ldmref.locate.modules import formats  # noqa: E402
-from ldmref.locate.repeating import RepeatableRun  # noqa: E402
+from ldmref.locate.replay.repeating import RepeatableRun  # noqa: E402
 
 THIRD = 1.0 / 3.0  # no format holds it
 

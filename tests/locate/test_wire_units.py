@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, model_of, normal
 
-from ldmref.locate.networks import _CallSizes, _clip_skip, number_controlnet
 from ldmref.locate.pipeline import controls, images
 from ldmref.locate.pipeline.asked import judge_asked
 from ldmref.locate.pipeline.hints import judge_hint
 from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.preflight import missing_layers
+from ldmref.locate.replay.networks import _CallSizes, _clip_skip, number_controlnet
 from ldmref.locate.run.calls import ArrayName
 from ldmref.models.declared import CallSize, NetworkInput
 from ldmref.trace import build_trace

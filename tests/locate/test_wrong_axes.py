@@ -11,7 +11,7 @@ from cheap import stays_cheap
 
 import ldmref
 from ldmref.locate import diff_modules, diff_traces
-from ldmref.locate.layouts import restore_order
+from ldmref.locate.recorded.layouts import restore_order
 from ldmref.locate.report import summary
 from ldmref.trace import build_trace
 

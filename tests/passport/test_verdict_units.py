@@ -12,7 +12,7 @@ import pytest
 from ldmref.errors import OutputError, UsageError
 from ldmref.locate import DiffReport, Row
 from ldmref.locate.law import NOISE
-from ldmref.locate.precision import EPSILONS
+from ldmref.locate.recorded.precision import EPSILONS
 from ldmref.locate.rows import REFERENCE_ALONE
 from ldmref.models import preset
 from ldmref.passport.badge import badge_files, badge_json, badge_svg, write_badge

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Given, Inputs, Variant, with_changes
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 from ldmref.models.layers import MASKED
 
 HIDDEN = -1e4  # a bias up to here hides a key; that of BERT's masks is the largest in use

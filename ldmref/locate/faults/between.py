@@ -14,7 +14,7 @@ from ldmref.locate.faults.activations import exact_gelu
 from ldmref.locate.faults.attention import find_padding
 from ldmref.locate.faults.embedding import ROUNDED, changed_times
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import FollowedRun, OperationChange, Point
+from ldmref.locate.replay.points import FollowedRun, OperationChange, Point
 
 JOINED = re.compile(r"up_blocks\.\d+\.resnets\.\d+(\.(norm1|conv_shortcut))?")
 FIRST_OF_TEXT = re.compile(

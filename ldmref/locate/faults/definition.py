@@ -1,9 +1,10 @@
 """Faults that no table knows: an operation of the definition that reads or does something else.
 
-Of the part that leads to a wrong array, as a graph (`ldmref.locate.graph`), one thing is changed at
-a time: an operation is applied after or before another one, or to another array as well; tokens are
-taken from the other end; an operation reads another array of the same shape; two parts of an array
-are exchanged; or a term or factor is missing. What is elsewhere is tried before what is missing.
+Of the part that leads to a wrong array, as a graph (`ldmref.locate.replay.graph`), one thing is
+changed at a time: an operation is applied after or before another one, or to another array as well;
+tokens are taken from the other end; an operation reads another array of the same shape; two parts
+of an array are exchanged; or a term or factor is missing. What is elsewhere is tried before what is
+missing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ldmref.locate.alike import without_numbers
+from ldmref.locate.causes.alike import without_numbers
 from ldmref.locate.faults.words import (
     ACTIVATION,
     GATE,
@@ -28,7 +29,7 @@ from ldmref.locate.faults.words import (
     adds_one,
     matters,
 )
-from ldmref.locate.graph import (
+from ldmref.locate.replay.graph import (
     INPUT,
     RECORDED,
     NewValue,
@@ -37,7 +38,7 @@ from ldmref.locate.graph import (
     Read,
     shape_of,
 )
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 
 ORDERS = {  # what is said of the other operation
     "the product is applied before the activation": "the activation is applied after the product",

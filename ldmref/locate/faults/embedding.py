@@ -9,7 +9,7 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.math.embedding import timestep_embedding
 
 PERIOD = 10000.0  # of the slowest frequency

@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import FollowedRun, OperationChange, Point
+from ldmref.locate.replay.points import FollowedRun, OperationChange, Point
 
 READERS = (".to_out.0", ".to_add_out")  # of the two parts of what joint attention returns
 EMBEDDING = "pos_embed"

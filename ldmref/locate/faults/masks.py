@@ -10,10 +10,10 @@ from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.attention import HIDDEN, NOT_WANTED, find_padding, without_mask
 from ldmref.locate.faults.variants import Given, Inputs, Variant
 from ldmref.locate.law import allowed_error
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import find_entry, read_inputs, read_output
-from ldmref.locate.points import FollowedRun, Point
-from ldmref.locate.precision import EPSILONS
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.names import find_entry, read_inputs, read_output
+from ldmref.locate.recorded.precision import EPSILONS
+from ldmref.locate.replay.points import FollowedRun, Point
 
 NO_KEYS = {  # what programs return of queries without keys
     "return zeros": 0.0,  # PyTorch's kernels

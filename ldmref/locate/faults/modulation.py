@@ -13,7 +13,7 @@ from itertools import combinations, permutations
 
 import numpy as np
 
-from ldmref.locate.points import FollowedRun, OperationChange, Point
+from ldmref.locate.replay.points import FollowedRun, OperationChange, Point
 
 ChangedOperations = tuple[str, Mapping[str, OperationChange]]  # words, and changes by name
 ChangedInputs = tuple[str, Mapping[str, np.ndarray]]  # words, and arguments of a part by name

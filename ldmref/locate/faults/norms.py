@@ -9,8 +9,8 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import Inputs, Variant, with_changes
-from ldmref.locate.layouts import HEADS
-from ldmref.locate.points import OperationChange
+from ldmref.locate.recorded.layouts import HEADS
+from ldmref.locate.replay.points import OperationChange
 
 # The smallest number that changes 1 in float32, float16 and bfloat16: torch's eps of RMS norms.
 OF_FORMATS = (2.0**-23, 2.0**-10, 2.0**-7)

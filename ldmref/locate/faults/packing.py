@@ -9,7 +9,7 @@ from itertools import permutations
 import numpy as np
 
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 
 PATCHES = ("x_embedder",)  # linear layers that read patches
 TOKENS = ("proj_out",)  # layers whose output is joined to latents

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.variants import BACKWARDS, Inputs, Variant
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.models.transformer_layers import THETA, find_angles, turn, turn_halves
 
 THETAS = (100.0, 256.0, 500.0, 1000.0, 2000.0, 5000.0, 1e5, 5e5, 1e6, 5e6)

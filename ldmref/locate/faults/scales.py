@@ -12,8 +12,8 @@ import numpy as np
 
 from ldmref.locate.faults.variants import Given
 from ldmref.locate.law import GAIN
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.replay.points import FollowedRun, Point
 
 KINDS = ("linear", "conv2d")
 LEAST_OF_ROW = 16  # numbers of a row from which a factor can be told

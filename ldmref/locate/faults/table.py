@@ -29,7 +29,7 @@ from ldmref.locate.faults import (
     tokens,
 )
 from ldmref.locate.faults.variants import Given, Variant
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 
 NORMS = ("group_norm", "layer_norm")
 RMS = ("divide_by_rms",)

@@ -15,8 +15,8 @@ from ldmref.backends.named import LayerCall
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.norms import EPSILONS, SMALL
 from ldmref.locate.faults.variants import BACKWARDS, Inputs, Variant, with_changes
-from ldmref.locate.points import FollowedRun, Point
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
+from ldmref.locate.replay.points import FollowedRun, Point
 
 BASES = (100.0, 256.0, 500.0, 1000.0, 2000.0, 10000.0, 100000.0, 1e6)
 MOST_PARTS = 9  # that are exchanged in pairs

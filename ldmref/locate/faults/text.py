@@ -11,8 +11,8 @@ from ldmref.locate.faults.activations import tanh_gelu
 from ldmref.locate.faults.attention import HIDDEN, end_ids
 from ldmref.locate.faults.modulation import ChangedOperations
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.names import find_layer, read_output
-from ldmref.locate.points import FollowedRun, OperationChange, Point
+from ldmref.locate.recorded.names import find_layer, read_output
+from ldmref.locate.replay.points import FollowedRun, OperationChange, Point
 from ldmref.models.t5 import find_buckets
 
 TABLE = "relative_attention_bias"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 
 NOUNS = {"cap_pad_token": "text", "x_pad_token": "image"}  # what a learned token fills up
 SAME = 1e-6  # of the largest value: rounding of a token in float32

@@ -11,9 +11,9 @@ import numpy as np
 
 from ldmref.locate.faults.modulation import other_modulation_of_block
 from ldmref.locate.faults.variants import Given
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import read_output
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.names import read_output
+from ldmref.locate.replay.points import FollowedRun, Point
 from ldmref.models.config import TextConfig
 from ldmref.models.text_kind import kind_of
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.graph import (
+from ldmref.locate.replay.graph import (
     INPUT,
     READER,
     RECORDED,
@@ -22,7 +22,7 @@ from ldmref.locate.graph import (
     Read,
     shape_of,
 )
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 
 ROTATION, NORM, ACTIVATION = "rotation", "norm", "activation"
 GATE, SCALE, PRODUCT = "gate", "scale", "product"

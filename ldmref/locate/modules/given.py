@@ -18,14 +18,14 @@ import torch
 from ldmref.locate.faults.attention import HIDDEN, NOT_WANTED
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
 from ldmref.locate.law import NOISE
-from ldmref.locate.layouts import first_nonfinite, relative_error
 from ldmref.locate.modules.arrays import read_recorded
 from ldmref.locate.modules.original import ModuleOriginal, WholeCall
 from ldmref.locate.modules.own_run import ENCODER, OwnRun
 from ldmref.locate.modules.selected_states import states_of_others
 from ldmref.locate.parts.token_faults import mask_faults
-from ldmref.locate.precision import EPSILONS
-from ldmref.locate.unfit import first_line
+from ldmref.locate.recorded.layouts import first_nonfinite, relative_error
+from ldmref.locate.recorded.precision import EPSILONS
+from ldmref.locate.recorded.unfit import first_line
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, without_own_arguments
 

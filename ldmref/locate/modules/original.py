@@ -23,11 +23,11 @@ from ldmref.locate.modules.replay import ModuleReplay, ReadResult
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.modules.whole_calls import ConvertedLayers, in_terms_of_module
 from ldmref.locate.pipeline.ledger import KIND, Ledger
-from ldmref.locate.points import PointObserver
-from ldmref.locate.repeating import numbered
-from ldmref.locate.unfit import UNFIT, first_line
-from ldmref.locate.unnamed import ComputedArrays
-from ldmref.locate.unvisited import RunReads
+from ldmref.locate.recorded.unfit import UNFIT, first_line
+from ldmref.locate.recorded.unnamed import ComputedArrays
+from ldmref.locate.replay.points import PointObserver
+from ldmref.locate.replay.repeating import numbered
+from ldmref.locate.replay.unvisited import RunReads
 from ldmref.models.family import family_of_pipeline
 from ldmref.ports.port import port_of
 from ldmref.trace import torch_names as known

@@ -24,7 +24,7 @@ from ldmref.locate.modules.exact_run import Widened
 from ldmref.locate.modules.formats import default_format
 from ldmref.locate.modules.repeated import NetworkCopies
 from ldmref.locate.modules.replay import ModuleReplay
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace
 from ldmref.trace.recording import recording

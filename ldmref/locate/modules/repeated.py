@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.following import LayerFollower
 from ldmref.locate.modules.arrays import read_recorded, to_array, to_tensor
 from ldmref.locate.modules.formats import copy_in_format, default_format, narrow, widen_call
 from ldmref.locate.modules.operations import Operation
 from ldmref.locate.modules.streams import ResidualStream, is_marked, mark
 from ldmref.locate.modules.watched import SeenFunctions, WatchedLayer, WatchedNetwork
-from ldmref.locate.points import Frame, OperationChange, Point, PointObserver, Trial
-from ldmref.locate.precision import EPSILONS
-from ldmref.locate.repeating import RepeatedLayer, numbered
+from ldmref.locate.recorded.precision import EPSILONS
+from ldmref.locate.replay.following import LayerFollower
+from ldmref.locate.replay.points import Frame, OperationChange, Point, PointObserver, Trial
+from ldmref.locate.replay.repeating import RepeatedLayer, numbered
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_operations import roles_of_outputs
 from ldmref.trace.torch_scopes import LayerNames

@@ -3,7 +3,7 @@
 The module runs once, in float64, from the port's recorded inputs. At every layer and operation that
 the port recorded, the computed input is compared with the recorded one (wiring) and replaced by it,
 and the output likewise (own error). So each part is judged alone, by the code of the module, as
-`ldmref.locate.replay` does with ldmref's definitions.
+`ldmref.locate.replay.definition` does with ldmref's definitions.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ldmref.locate.modules.operations import Operation, describe_function, descr
 from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with
 from ldmref.locate.modules.streams import is_marked, mark
 from ldmref.locate.modules.watched import WatchedLayer
-from ldmref.locate.names import is_norm, parts_of
 from ldmref.locate.pipeline.ledger import Ledger, names_of
-from ldmref.locate.points import Frame, PointObserver
-from ldmref.locate.repeating import RepeatedLayer
+from ldmref.locate.recorded.names import is_norm, parts_of
+from ldmref.locate.recorded.unfit import first_line
+from ldmref.locate.replay.points import Frame, PointObserver
+from ldmref.locate.replay.repeating import RepeatedLayer
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
-from ldmref.locate.unfit import first_line
 from ldmref.trace.model import Trace, TraceEntry
 from ldmref.trace.torch_names import kind_of
 from ldmref.trace.torch_operations import (

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ldmref.errors import counted
-from ldmref.locate.layouts import find_order_of_rows
 from ldmref.locate.modules.own_run import ENCODER, OutputChange, OwnRun
+from ldmref.locate.recorded.layouts import find_order_of_rows
 from ldmref.trace.model import Trace
 
 FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm")  # last parts of their paths

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmref.locate.layouts import latents_as_tokens
+from ldmref.locate.recorded.layouts import latents_as_tokens
 from ldmref.models.family import family_of_pipeline
 from ldmref.ports.port import FamilyPort, find_port, port_of
 from ldmref.trace.calls import FAMILY, MODULE_ARGUMENTS, OF_MODULE, TraceCall

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.precision import round_to
 from ldmref.math.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
 from ldmref.samplers import Schedule, SchedulerConfig
 from ldmref.samplers.flow_spacings import shift_factor

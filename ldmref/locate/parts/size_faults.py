@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import LdmrefError
-from ldmref.locate.precision import exact_backend
-from ldmref.locate.unfit import UNFIT
+from ldmref.locate.recorded.precision import exact_backend
+from ldmref.locate.recorded.unfit import UNFIT
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.text import text_encoder_pooled
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import LdmrefError
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.recorded.layouts import relative_error
 from ldmref.samplers.parts import RunPart
 
 FAILS = (LdmrefError, KeyError, ValueError, IndexError, ArithmeticError, TypeError)

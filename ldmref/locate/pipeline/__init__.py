@@ -38,9 +38,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ldmref.families.lookup import networks_of_run
-from ldmref.locate.argument_names import name_as_declared
 from ldmref.locate.findings import DIFFERS, UNKNOWN, Row
-from ldmref.locate.networks import name_unknown_pipeline
 from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked, judge_embedded_scale
 from ldmref.locate.pipeline.context import PipelineContext
@@ -58,13 +56,15 @@ from ldmref.locate.pipeline.schedule import judge_given_levels, judge_schedule
 from ldmref.locate.pipeline.sizes import judge_positions, judge_sizes
 from ldmref.locate.pipeline.tokens import judge_tokens
 from ldmref.locate.pipeline.training import judge_training
+from ldmref.locate.recorded.argument_names import name_as_declared
+from ldmref.locate.recorded.unfit import try_judge
+from ldmref.locate.replay.networks import name_unknown_pipeline
 from ldmref.locate.run import follow_run, follow_view
 from ldmref.locate.run.branches import BranchPart, split_branches
 from ldmref.locate.run.calls import INPUT, OUTPUT
 from ldmref.locate.run.follow import SHOWN
 from ldmref.locate.run.request import ENCODER, LATENTS, NO_NOISE
 from ldmref.locate.run.visits import visit_guidances
-from ldmref.locate.unfit import try_judge
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.parts import COMBINE, STEP

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.findings import Row
-from ldmref.locate.layouts import relative_error
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import judge_encoded, repeat_rows
 from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.precision import round_to
 from ldmref.math.forward import q_sample
 from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
 from ldmref.samplers.path import FLOW

@@ -10,9 +10,9 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.law import NOISE, allowed_error, choose_cause, noise_floor
-from ldmref.locate.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.port_run import PortRun
+from ldmref.locate.recorded.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import ArrayName
 from ldmref.trace.model import TraceEntry
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
-from ldmref.locate.networks import open_network
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.training import LEAST, loss_weights, read_objective
+from ldmref.locate.replay.networks import open_network
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.trace.model import TraceEntry
 
 if TYPE_CHECKING:
     import torch
 
-    from ldmref.locate.autodiff import DenoiserEvaluation, StepGradients
+    from ldmref.locate.replay.autodiff import DenoiserEvaluation, StepGradients
 
 KIND = "gradient"
 CLIP = 1.0  # the usual bound of the gradients' norm
@@ -83,7 +83,7 @@ def _judge_layers(
     if isinstance(found, str):
         yield context.not_judged(entry, KIND, found)
         return
-    from ldmref.locate.autodiff import StepGradients
+    from ldmref.locate.replay.autodiff import StepGradients
 
     exact = StepGradients(context.model, found, "float64", context.dtype)
     low = exact
@@ -194,7 +194,7 @@ def _clip_norm(context: PipelineContext) -> float:
 
 def _evaluations(context: PipelineContext, entry: TraceEntry) -> list[DenoiserEvaluation] | str:
     """Return the denoiser's evaluations in a step, or the reason why they cannot be repeated."""
-    from ldmref.locate.autodiff import DenoiserEvaluation
+    from ldmref.locate.replay.autodiff import DenoiserEvaluation
 
     target = context.read(entry, "target")
     timesteps = context.read(entry, "timesteps")

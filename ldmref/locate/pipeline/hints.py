@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.findings import Row
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.networks import number_controlnet
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.images import Variants, repeat_rows
 from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.replay.networks import number_controlnet
 from ldmref.models.control import ControlNet
 from ldmref.trace.model import TraceEntry
 

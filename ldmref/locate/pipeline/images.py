@@ -22,12 +22,12 @@ from PIL import Image
 
 from ldmref.io.images.pil import to_array
 from ldmref.locate.findings import Row
-from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.roles import first_roles_of
+from ldmref.locate.recorded.layouts import relative_error
 from ldmref.modes.sizing import resize_image
 from ldmref.trace.model import TraceEntry
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
-from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.ledger import RecordedArray, names_of
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.schedule import other_schedules
+from ldmref.locate.recorded.layouts import first_nonfinite
 from ldmref.locate.run.calls import OUTPUT
 from ldmref.samplers import Schedule
 from ldmref.samplers.path import FLOW

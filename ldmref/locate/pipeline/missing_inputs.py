@@ -15,9 +15,9 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.locate.findings import UNKNOWN, Row
-from ldmref.locate.names import find_role
-from ldmref.locate.networks import find_definition
 from ldmref.locate.pipeline.ledger import KIND
+from ldmref.locate.recorded.names import find_role
+from ldmref.locate.replay.networks import find_definition
 from ldmref.models.control import ControlNet
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ldmref.locate.findings import DIFFERS, Row
-from ldmref.locate.layouts import first_nonfinite
 from ldmref.locate.normal import deviation_from_normal
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.ledger import RecordedArray
+from ldmref.locate.recorded.layouts import first_nonfinite
 
 
 def judge_normal(

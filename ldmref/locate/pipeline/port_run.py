@@ -13,10 +13,10 @@ import numpy as np
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, abbreviated
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
-from ldmref.locate.names import read_array
 from ldmref.locate.pipeline.evaluations import RunEvaluation, find_evaluations
 from ldmref.locate.pipeline.ledger import Ledger, RecordedArray
-from ldmref.locate.precision import EPSILONS
+from ldmref.locate.recorded.names import read_array
+from ldmref.locate.recorded.precision import EPSILONS
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.control import ControlNet

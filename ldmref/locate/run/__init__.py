@@ -11,6 +11,8 @@ with the recorded array, so a fault stays where it is.
 | `networks`     | the backend whose networks return what was recorded                    |
 | `follow`       | the run, and what of it was compared                                   |
 | `views`        | the run of another program, under the names of a run of ldmref         |
+| `levels`       | the levels on which it went, where they are others than its request's  |
+| `noises`       | noise that was not recorded, from what depends on it                   |
 | `branches`     | a recorded branch, as runs that share their first steps                |
 | `visits`       | guidance alone, of a recording that is no run                          |
 | `rows`         | the rows of a report, with the noise of each computation               |

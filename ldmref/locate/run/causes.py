@@ -18,7 +18,6 @@ import numpy as np
 
 from ldmref.locate.faults.attention import NOT_WANTED
 from ldmref.locate.law import choose_cause
-from ldmref.locate.layouts import relative_error
 from ldmref.locate.parts.guidance_faults import known_guidance_faults
 from ldmref.locate.parts.hypotheses import ALIKE, fit, hypotheses
 from ldmref.locate.parts.rules import PLAIN, GuidanceOfSteps, changed, other_guidances
@@ -29,6 +28,7 @@ from ldmref.locate.parts.scheduler_faults import (
     shift_levels,
 )
 from ldmref.locate.parts.token_faults import explain, mask_faults
+from ldmref.locate.recorded.layouts import relative_error
 from ldmref.locate.run.calls import OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.changes import FittedChange, RunChange
 from ldmref.locate.run.levels import SAME_LEVELS, RecordedLevels

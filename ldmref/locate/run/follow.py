@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.locate.layouts import relative_error
 from ldmref.locate.normal import NormalDeviation
 from ldmref.locate.parts.visit import FAILS, Visit
+from ldmref.locate.recorded.layouts import relative_error
 from ldmref.locate.run.calls import (
     INPUT,
     OUTPUT,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.recorded.layouts import relative_error
 from ldmref.locate.run.calls import INPUT, OUTPUT, SCHEDULE, ArrayName
 from ldmref.models.model import LatentDiffusion
 from ldmref.samplers.parts import STEP

@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 
-from ldmref.locate.layouts import find_order_of_rows
 from ldmref.locate.parts.latent_faults import (
     clamp_of,
     decoding_faults,
@@ -18,7 +17,8 @@ from ldmref.locate.parts.latent_faults import (
 )
 from ldmref.locate.parts.size_faults import size_faults
 from ldmref.locate.parts.text_faults import text_faults
-from ldmref.locate.precision import round_to
+from ldmref.locate.recorded.layouts import find_order_of_rows
+from ldmref.locate.recorded.precision import round_to
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
 from ldmref.locate.run.networks import exact_backend
 from ldmref.locate.run.pieces import CHANNELS, ENCODED, LATENTS, POOLED, TEXT, WrongArray

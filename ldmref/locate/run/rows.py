@@ -12,8 +12,8 @@ import numpy as np
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.findings import DIFFERS, EQUAL, UNKNOWN, Row
 from ldmref.locate.law import allowed_error, noise_floor
-from ldmref.locate.layouts import first_nonfinite, largest_value, recognise, relative_error
 from ldmref.locate.normal import NormalDeviation
+from ldmref.locate.recorded.layouts import first_nonfinite, largest_value, recognise, relative_error
 from ldmref.locate.run.calls import OUTPUT, SCHEDULE, ArrayName
 from ldmref.locate.run.causes import RunCauses
 from ldmref.locate.run.levels import RecordedLevels

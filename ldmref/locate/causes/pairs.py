@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.layouts import largest_value
-from ldmref.locate.points import FollowedRun, OperationChange, Point
+from ldmref.locate.recorded.layouts import largest_value
+from ldmref.locate.replay.points import FollowedRun, OperationChange, Point
 
 MOST_PAIRS = 32  # of each kind that are computed
 SAMPLED = 2048  # numbers of an array by which pairs are ranked

@@ -22,9 +22,9 @@ import torch
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.locate.law import NOISE
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.precision import EPSILONS, round_to
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.precision import EPSILONS, round_to
+from ldmref.locate.replay.networks import RecordedNetwork
 from ldmref.models.model import TEXT_ENCODERS, LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map
 from ldmref.modes.text import encode_conditioning

@@ -3,7 +3,7 @@
 A port may join image and text in either order, keep the halves of its last norms as the makers'
 file has them, or pass its time in another unit. Each is declared here once for all families: which
 recorded arrays it concerns, and how they become those of ldmref. It is recognised by an array that
-only rounding tells from the expected one after that. `ldmref.locate.terms` chooses the
+only rounding tells from the expected one after that. `ldmref.locate.recorded.terms` chooses the
 conventions with which all layers of a network agree.
 """
 
@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.locate.derived import Derivation, with_derived
-from ldmref.locate.kept_rows import find_begin, keep_rows
-from ldmref.locate.latents_within import LatentsWithin
-from ldmref.locate.layouts import without_ones
-from ldmref.locate.names import read_array
-from ldmref.locate.networks import as_batch, name_unknown_pipeline, passes_tokens
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.recorded.derived import Derivation, with_derived
+from ldmref.locate.recorded.kept_rows import find_begin, keep_rows
+from ldmref.locate.recorded.latents_within import LatentsWithin
+from ldmref.locate.recorded.layouts import without_ones
+from ldmref.locate.recorded.names import read_array
+from ldmref.locate.replay.networks import as_batch, name_unknown_pipeline, passes_tokens
+from ldmref.locate.replay.points import FollowedRun, Point
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion
 from ldmref.ports.arguments import names_of

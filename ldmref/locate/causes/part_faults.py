@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
+from ldmref.locate.causes.pairs import Hypothesis
 from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
@@ -15,9 +16,8 @@ from ldmref.locate.faults.rotary import other_places
 from ldmref.locate.faults.table import BETWEEN, BY_POSITIONS, IN_BLOCKS, ROTATIONS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes
-from ldmref.locate.pairs import Hypothesis
-from ldmref.locate.points import FollowedRun, OperationChange, Point
-from ldmref.locate.unfit import while_it_fits
+from ldmref.locate.recorded.unfit import while_it_fits
+from ldmref.locate.replay.points import FollowedRun, OperationChange, Point
 
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 SMALL = 2**16  # numbers of an array of a part that is quickly computed again

@@ -13,8 +13,8 @@ import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.locate.law import GAIN
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import read_array
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.names import read_array
 from ldmref.models.autoencoder_kind import LatentScale
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.model import LatentDiffusion

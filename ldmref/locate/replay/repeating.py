@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import EXCHANGED
-from ldmref.locate.beginning import PartBeginning
-from ldmref.locate.graph import PartGraph
-from ldmref.locate.names import may_hold, neighbours_of
-from ldmref.locate.points import Frame, OperationChange, Point, Trial
-from ldmref.locate.unfit import UNFIT
+from ldmref.locate.recorded.alignment import EXCHANGED
+from ldmref.locate.recorded.names import may_hold, neighbours_of
+from ldmref.locate.recorded.unfit import UNFIT
+from ldmref.locate.replay.beginning import PartBeginning
+from ldmref.locate.replay.graph import PartGraph
+from ldmref.locate.replay.points import Frame, OperationChange, Point, Trial
 from ldmref.trace.model import Trace, TraceEntry
 
 FAILS = (*UNFIT, RuntimeError)  # of arrays that do not fit, in NumPy and in torch

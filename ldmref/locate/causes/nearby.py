@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from ldmref.locate.faults.activations import FUNCTIONS
-from ldmref.locate.names import find_layer, is_norm, read_output, read_role
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.recorded.names import find_layer, is_norm, read_output, read_role
+from ldmref.locate.replay.points import FollowedRun, Point
 
 
 def read_before(replay: FollowedRun) -> Iterator[tuple[str, np.ndarray]]:

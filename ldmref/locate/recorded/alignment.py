@@ -12,7 +12,7 @@ from math import comb
 
 import numpy as np
 
-from ldmref.locate.layouts import relative_error
+from ldmref.locate.recorded.layouts import relative_error
 
 OperationArrays = Mapping[str, np.ndarray]
 MOST = 5000  # alignments that are compared

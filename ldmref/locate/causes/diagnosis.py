@@ -1,7 +1,7 @@
 """The cause of an error: a layout, a missing operation, another weight, or a known fault.
 
 Only the part that is wrong is computed again, with one change at a time; if none explains a certain
-fault, with two (`ldmref.locate.pairs`).
+fault, with two (`ldmref.locate.causes.pairs`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,9 @@ from itertools import islice
 
 import numpy as np
 
-from ldmref.locate.alike import AlikeLayers, without_numbers
-from ldmref.locate.elsewhere import ADDED_TWICE, NOT_ADDED
-from ldmref.locate.faults.definition import rewirings
-from ldmref.locate.faults.table import ROTATIONS
-from ldmref.locate.faults.tokens import other_filling
-from ldmref.locate.faults.weights import fit_weights
-from ldmref.locate.faults.whole import hidden_states
-from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
-from ldmref.locate.layouts import largest_value, recognise, relative_error
-from ldmref.locate.names import find_entry, read_role
-from ldmref.locate.nearby import (
+from ldmref.locate.causes.alike import AlikeLayers, without_numbers
+from ldmref.locate.causes.elsewhere import ADDED_TWICE, NOT_ADDED
+from ldmref.locate.causes.nearby import (
     activated,
     arrays_around,
     broadcasts,
@@ -33,15 +25,23 @@ from ldmref.locate.nearby import (
     normalized,
     read_before,
 )
-from ldmref.locate.pairs import Hypothesis, Tried, likely_pairs, sample
-from ldmref.locate.part_faults import (
+from ldmref.locate.causes.pairs import Hypothesis, Tried, likely_pairs, sample
+from ldmref.locate.causes.part_faults import (
     hypotheses_of_each,
     is_block,
     is_large,
     is_small,
     known_hypotheses,
 )
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.faults.definition import rewirings
+from ldmref.locate.faults.table import ROTATIONS
+from ldmref.locate.faults.tokens import other_filling
+from ldmref.locate.faults.weights import fit_weights
+from ldmref.locate.faults.whole import hidden_states
+from ldmref.locate.law import GAIN, allowed_error, choose_cause, explains
+from ldmref.locate.recorded.layouts import largest_value, recognise, relative_error
+from ldmref.locate.recorded.names import find_entry, read_role
+from ldmref.locate.replay.points import FollowedRun, Point
 
 MAX_RERUNS = 400  # of a part that is wrong
 MAX_RERUNS_OF_SMALL = 1200  # of one that is quickly computed again

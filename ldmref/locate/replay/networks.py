@@ -12,8 +12,8 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.families.auxiliary import auxiliary_networks
-from ldmref.locate.arguments import RecordedArguments
-from ldmref.locate.unfit import UNFIT, first_line
+from ldmref.locate.recorded.arguments import RecordedArguments
+from ldmref.locate.recorded.unfit import UNFIT, first_line
 from ldmref.models.control import ControlNet
 from ldmref.models.declared import HEIGHT, WIDTH, CallSize, DeclaredNetwork, NetworkInput
 from ldmref.models.model import LatentDiffusion

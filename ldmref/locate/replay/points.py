@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.graph import PartGraph
+from ldmref.locate.replay.graph import PartGraph
 from ldmref.trace.model import Trace
 
 if TYPE_CHECKING:
-    from ldmref.locate.beginning import PartBeginning
+    from ldmref.locate.replay.beginning import PartBeginning
 
 OperationChange = Callable[[LayerCall, Mapping[str, np.ndarray]], Any]
 # By layer, role of an input ("" for outputs) and number of the output: the rows (...,) of an array

@@ -1,8 +1,8 @@
 """Causes that were found before: a call is followed several times, most of it from the same arrays.
 
 The terms of a port are found by following a call in some, and again in others
-(`ldmref.locate.terms`). What led to a wrong array is mostly the same then, and so is its cause:
-only what differs is diagnosed again.
+(`ldmref.locate.recorded.terms`). What led to a wrong array is mostly the same then, and so is its
+cause: only what differs is diagnosed again.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.locate.alike import AlikeLayers, AlikeState
-from ldmref.locate.diagnosis import Cause, diagnose
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.causes.alike import AlikeLayers, AlikeState
+from ldmref.locate.causes.diagnosis import Cause, diagnose
+from ldmref.locate.replay.points import FollowedRun, Point
 
 
 class _Known(NamedTuple):
@@ -41,7 +41,7 @@ class KnownCauses:
         *,
         alike: AlikeLayers,
     ) -> Cause:
-        """Return the cause of an error, as `ldmref.locate.diagnosis.diagnose` does.
+        """Return the cause of an error, as `ldmref.locate.causes.diagnosis.diagnose` does.
 
         Args:
             replay: The replay that computed the point.

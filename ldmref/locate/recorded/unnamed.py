@@ -21,10 +21,10 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.locate.law import allowed_error
-from ldmref.locate.layouts import largest_value, relative_error, restore_order
-from ldmref.locate.names import PREFIXES, parts_of, read_inputs
-from ldmref.locate.precision import EPSILONS, exact_backend, stored_unit
-from ldmref.locate.unvisited import RunReads, find_unread, part_of
+from ldmref.locate.recorded.layouts import largest_value, relative_error, restore_order
+from ldmref.locate.recorded.names import PREFIXES, parts_of, read_inputs
+from ldmref.locate.recorded.precision import EPSILONS, exact_backend, stored_unit
+from ldmref.locate.replay.unvisited import RunReads, find_unread, part_of
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.locate.derived import Derivation, with_derived
+from ldmref.locate.recorded.derived import Derivation, with_derived
 from ldmref.models.config import ModelConfig
 from ldmref.ports.port import FindPart, find_port
 from ldmref.trace.calls import GUIDE_CALLS

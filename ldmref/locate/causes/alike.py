@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ldmref.locate.points import Point
+from ldmref.locate.replay.points import Point
 
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 TRIED = 4  # blocks without a cause in which every known fault is tried

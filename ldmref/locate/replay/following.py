@@ -1,6 +1,6 @@
 """A recorded run, followed from layer to layer: what is judged, and what follows from it.
 
-ldmref's definition of a network (`ldmref.locate.replay`) and a module of PyTorch
+ldmref's definition of a network (`ldmref.locate.replay.definition`) and a module of PyTorch
 (`ldmref.locate.modules.replay`) are followed in the same way. At every layer that the port recorded
 
 1. the input that follows from the port's recorded outputs upstream is compared with the recorded
@@ -9,7 +9,7 @@ ldmref's definition of a network (`ldmref.locate.replay`) and a module of PyTorc
    own error;
 
 and the run continues with what was recorded. The two kinds of run say only how their layers are
-found and computed. `ldmref.locate.repeating` computes parts again.
+found and computed. `ldmref.locate.replay.repeating` computes parts again.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.alignment import align, exchange_terms, find_among, is_exchanged
 from ldmref.locate.faults.norms import eps_of_norm
 from ldmref.locate.law import allowed_error
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import count_modulations, read_output
-from ldmref.locate.points import Frame, PaddingRows, Point, PointObserver
-from ldmref.locate.precision import EPSILONS, stored_unit
-from ldmref.locate.repeating import FAILS, RepeatableRun, numbered
-from ldmref.locate.unfit import first_line
+from ldmref.locate.recorded.alignment import align, exchange_terms, find_among, is_exchanged
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.names import count_modulations, read_output
+from ldmref.locate.recorded.precision import EPSILONS, stored_unit
+from ldmref.locate.recorded.unfit import first_line
+from ldmref.locate.replay.points import Frame, PaddingRows, Point, PointObserver
+from ldmref.locate.replay.repeating import FAILS, RepeatableRun, numbered
 from ldmref.trace.model import Trace, TraceEntry
 
 RECENT = 24  # outputs kept to recognise them

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.points import FollowedRun, Point
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.replay.points import FollowedRun, Point
 
 MASK = "mask"  # the argument that says which tokens are not padding
 RowCounts: TypeAlias = tuple[int, ...]

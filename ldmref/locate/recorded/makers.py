@@ -10,8 +10,8 @@ import numpy as np
 
 from ldmref.io.compvis.keys import original_autoencoder_table
 from ldmref.io.key_table import KeyEntry
-from ldmref.locate.derived import Derivation, with_derived
-from ldmref.locate.names import layers_of
+from ldmref.locate.recorded.derived import Derivation, with_derived
+from ldmref.locate.recorded.names import layers_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry, tensor_name

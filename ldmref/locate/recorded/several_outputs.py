@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.names import find_role, read_array
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.names import find_role, read_array
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry, tensor_name
 

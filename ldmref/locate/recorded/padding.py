@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import PaddingRows
-from ldmref.locate.precision import exact_backend
-from ldmref.locate.unfit import UNFIT
+from ldmref.locate.recorded.precision import exact_backend
+from ldmref.locate.recorded.unfit import UNFIT
+from ldmref.locate.replay.networks import RecordedNetwork
+from ldmref.locate.replay.points import PaddingRows
 from ldmref.models.config import TEXT_ENCODERS
 from ldmref.models.declared import CallSize, same_size
 from ldmref.models.layers import MASKED

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.layouts import restore_order, without_ones
+from ldmref.locate.recorded.layouts import restore_order, without_ones
 from ldmref.trace.model import Trace, TraceEntry
 
 # fmt: off

@@ -16,8 +16,8 @@ import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
 from ldmref.errors import abbreviated, counted
-from ldmref.locate.names import PREFIXES
-from ldmref.locate.precision import EPSILONS
+from ldmref.locate.recorded.names import PREFIXES
+from ldmref.locate.recorded.precision import EPSILONS
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.params import Params, flatten
 from ldmref.models.transformer_layers import THETA, find_angles

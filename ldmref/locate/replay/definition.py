@@ -16,11 +16,10 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.backends.named import LayerCall, NamedBackend
-from ldmref.locate.alignment import EXCHANGED
+from ldmref.locate.causes.rotations import read_positions
 from ldmref.locate.faults.attention import without_mask
-from ldmref.locate.following import LayerFollower
-from ldmref.locate.graph import INPUT, RECORDED, NotedOperation, PartGraph, plain
-from ldmref.locate.names import (
+from ldmref.locate.recorded.alignment import EXCHANGED
+from ldmref.locate.recorded.names import (
     find_layer,
     is_apart,
     is_norm,
@@ -31,8 +30,14 @@ from ldmref.locate.names import (
     read_output,
     read_outputs,
 )
-from ldmref.locate.networks import RecordedNetwork
-from ldmref.locate.points import (
+from ldmref.locate.recorded.precision import Rounding, exact_backend, round_to
+from ldmref.locate.recorded.several_outputs import read_selected, select_outputs
+from ldmref.locate.recorded.unfit import UNFIT, first_line
+from ldmref.locate.recorded.unnamed import ComputedArrays
+from ldmref.locate.replay.following import LayerFollower
+from ldmref.locate.replay.graph import INPUT, RECORDED, NotedOperation, PartGraph, plain
+from ldmref.locate.replay.networks import RecordedNetwork
+from ldmref.locate.replay.points import (
     Frame,
     OperationChange,
     PaddingRows,
@@ -40,14 +45,9 @@ from ldmref.locate.points import (
     PointObserver,
     Trial,
 )
-from ldmref.locate.precision import Rounding, exact_backend, round_to
-from ldmref.locate.repeating import FAILS, RepeatedLayer, TargetReached, compute_as_is
-from ldmref.locate.rotations import read_positions
+from ldmref.locate.replay.repeating import FAILS, RepeatedLayer, TargetReached, compute_as_is
+from ldmref.locate.replay.unvisited import RunReads
 from ldmref.locate.rows import is_within
-from ldmref.locate.several_outputs import read_selected, select_outputs
-from ldmref.locate.unfit import UNFIT, first_line
-from ldmref.locate.unnamed import ComputedArrays
-from ldmref.locate.unvisited import RunReads
 from ldmref.math.arrays import Array
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.trace.backend import name_outputs

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.names import latent_scale, read_array, read_output, read_role
+from ldmref.locate.recorded.names import latent_scale, read_array, read_output, read_role
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.model import Trace

@@ -1,9 +1,10 @@
 """The terms of a port: which conventions it has, adopted so that all layers agree.
 
 A network is followed in ldmref's own terms. Where an array is right in another convention
-(`ldmref.locate.conventions`), the run begins again with all arrays that it concerns. What remains
-wrong then is compared with what is wrong without it, so one wrong layer among right ones stays a
-fault. Later calls of the network have the conventions of the earlier ones: a mixture is a fault.
+(`ldmref.locate.recorded.conventions`), the run begins again with all arrays that it concerns. What
+remains wrong then is compared with what is wrong without it, so one wrong layer among right ones
+stays a fault. Later calls of the network have the conventions of the earlier ones: a mixture is a
+fault.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ldmref.locate.conventions import (
+from ldmref.locate.causes.known_causes import KnownCauses
+from ldmref.locate.law import GAIN, explains
+from ldmref.locate.recorded.conventions import (
     ORDER,
     TOKEN_AXES,
     Candidate,
@@ -23,15 +26,13 @@ from ldmref.locate.conventions import (
     NetworkConventions,
     turn_call,
 )
-from ldmref.locate.joint_masks import find_text_masks
-from ldmref.locate.kept_rows import KeptRows, RowCounts
-from ldmref.locate.known_causes import KnownCauses
-from ldmref.locate.law import GAIN, explains
-from ldmref.locate.layouts import relative_error
-from ldmref.locate.networks import find_definition
-from ldmref.locate.points import FollowedRun, Point
-from ldmref.locate.several_outputs import SelectedOutputs, with_selected
-from ldmref.locate.unfilled import UnfilledModels
+from ldmref.locate.recorded.joint_masks import find_text_masks
+from ldmref.locate.recorded.kept_rows import KeptRows, RowCounts
+from ldmref.locate.recorded.layouts import relative_error
+from ldmref.locate.recorded.several_outputs import SelectedOutputs, with_selected
+from ldmref.locate.recorded.unfilled import UnfilledModels
+from ldmref.locate.replay.networks import find_definition
+from ldmref.locate.replay.points import FollowedRun, Point
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.trace.calls import TraceCall

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldmref.locate.names import read_array
+from ldmref.locate.recorded.names import read_array
 from ldmref.models.transformer_layers import THETA, find_angles
 from ldmref.trace.model import Trace, TraceEntry
 

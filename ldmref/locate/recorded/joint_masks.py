@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from ldmref.locate.conventions import Convention
-from ldmref.locate.names import read_array
-from ldmref.locate.networks import with_one_width
+from ldmref.locate.recorded.conventions import Convention
+from ldmref.locate.recorded.names import read_array
+from ldmref.locate.replay.networks import with_one_width
 from ldmref.models.declared import DeclaredNetwork, NetworkInput, TextAttention
 from ldmref.models.transformer_layers import PATCH
 from ldmref.ports.arguments import names_of
