@@ -283,48 +283,13 @@ SAMPLED: dict[str, int] = {
     "tests/training": 3,
 }
 
-# Functions whose tests take a second each -> how many of them `make test` runs; a folder or file
-# stands for each function in it. `make rest` runs the others.
+# Functions with many tests -> how many of them `make test` runs; `make rest` runs the others. They
+# are as many as take half a second, and at least one: `python scripts/sum_durations.py FILE --few`
+# writes the list from the durations of a run.
 FEW: dict[str, int] = {
-    "tests/atlas/test_naming.py": 80,
-    "tests/check/test_known_mistakes.py": 40,
-    "tests/course/test_mistakes.py": 50,
-    "tests/faults/test_fault_traces.py": 4,
-    "tests/families/test_flow_editing.py": 4,
-    "tests/families/test_flow_pipeline_faults.py": 7,
-    "tests/families/test_flux_recording.py": 2,
-    "tests/families/test_flux2_recording.py": 3,
-    "tests/families/test_flux3_recording.py": 1,
-    "tests/families/test_flux3_recording.py::test_a_right_run_has_no_fault": 2,
-    "tests/families/test_joint_controlnets.py": 1,
-    "tests/families/test_masks_of_batches.py": 1,
-    "tests/families/test_qwen_image_21_recording.py": 2,
-    "tests/families/test_z_image_faults.py": 5,
-    "tests/families/test_z_image_recording.py": 2,
-    "tests/fuzz/test_corpus.py": 24,
-    "tests/cli/test_precedence.py": 30,
-    "tests/locate/test_allowances.py": 2,
-    "tests/locate/test_causes_of_runs.py": 3,
-    "tests/locate/test_changed_arrays.py": 2,
-    "tests/locate/test_conventions.py": 3,
-    "tests/locate/test_every_layer_alone.py": 2,
-    "tests/locate/test_followed_runs.py": 3,
-    "tests/locate/test_followed_runs.py::test_a_changed_array_is_seen_at_its_place": 1,
-    "tests/locate/test_host_wires.py": 3,
-    "tests/locate/test_memory_orders.py": 2,
-    "tests/locate/test_order_of_sums.py": 2,
-    "tests/locate/test_other_names.py": 1,
-    "tests/locate/test_own_parts.py": 12,
-    "tests/locate/test_recorded_levels.py": 2,
-    "tests/locate/test_right_traces.py": 3,
-    "tests/locate/test_same_causes.py": 2,
-    "tests/locate/test_without_a_manifest.py": 1,
-    "tests/modes/test_autoguidance.py": 3,
-    "tests/modes/test_every_option.py": 4,
-    "tests/modes/test_modes.py::test_params_replay_to_the_same_bytes": 20,
-    "tests/parity/test_adapter_kinds.py": 3,
-    "tests/samplers/test_paths.py": 24,
-    "tests/trace/test_recording_block.py": 2,
+    name: int(number)
+    for line in Path(__file__).with_name("few_tests.txt").read_text("utf-8").splitlines()
+    for name, number in [line.split()]
 }
 
 # Parameters of a test, by fixture, with which only `make full` runs it. NumPy, the definition, is

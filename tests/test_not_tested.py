@@ -13,6 +13,7 @@ MARKS = "not slow and not gpu and not full"
 PLUGINS = (
     "conftest.py",
     "durations.py",
+    "few_tests.txt",
     "full_seconds.py",
     "full_tests.py",
     "not_tested.py",

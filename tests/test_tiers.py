@@ -223,6 +223,20 @@ def test_durations_are_added_up(tmp_path, monkeypatch, capsys):
     assert lines[position + 1 : position + 3] == ["4.0 s tests/io/test_a.py::test_b", ""]
 
 
+def test_the_few_tests_are_written_from_durations():
+    script = runpy.run_path(str(ROOT / "scripts" / "sum_durations.py"))
+    seconds = {f"tests/io/test_a.py::test_b[{i}]": {"call": 0.2} for i in range(9)}
+    seconds |= {f"tests/math/test_c.py::test_d[{i}]": {"call": 0.2} for i in range(9)}
+    times = {name: test["call"] for name, test in seconds.items()}
+    assert script["choose_few"](times, {}) == {"tests/io/test_a.py::test_b": 2}
+    assert script["choose_few"](times, {"tests/io/test_a.py::test_b": 1, "gone": 3}) == {
+        "tests/io/test_a.py::test_b": 1
+    }
+    assert {name.partition("::")[0] for name in FEW} <= {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py")
+    }
+
+
 def test_the_page_of_contributors_names_the_commands():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     for command in ("make test", "make rest", "make full", "make slow"):

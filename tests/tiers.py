@@ -12,8 +12,8 @@ names a library that is not installed for `make test`, if it is marked `@pytest.
 is one of a sweep, of which `make test` runs a sample. The sample depends on nothing but the names
 of the tests: a file that has more tests tomorrow keeps most of those of today. The others have the
 mark `not_sampled`, also in sweeps that are all in the rest: `.ci/run` leaves them to `make full`.
-Of functions whose tests take a second each, `make test` runs the few that `FEW` says; `make rest`
-runs the others, in `.ci/run` too.
+Of functions with many tests, `make test` runs the few that take half a second, as `FEW` says, and
+`make rest` the others, in `.ci/run` too.
 """
 
 from __future__ import annotations
