@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy_ports import make_model, run_port
 
-from ldmref.locate import diff_traces, part_faults
+from ldmref.locate import diff_traces
+from ldmref.locate.causes import part_faults
 from ldmref.locate.faults.table import BETWEEN, BetweenLayers
 from ldmref.locate.recorded.unfilled import CAUSE
 from ldmref.trace import build_trace

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from ldmref.errors import LdmrefError
-from ldmref.locate import pitfalls, reasonable, unfit
+from ldmref.locate import pitfalls, reasonable
 from ldmref.locate.findings import DiffReport, Row
 from ldmref.locate.pitfalls import Pitfall
+from ldmref.locate.recorded import unfit
 from ldmref.locate.recorded.unfit import first_line, try_judge
 
 EQUAL, NOISY, DIFFERS, UNKNOWN = "equal", "noisy", "differs", "not judged"

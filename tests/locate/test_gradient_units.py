@@ -17,7 +17,7 @@ from ldmref.modes.text import encode_conditioning
 torch = pytest.importorskip("torch")
 
 from ldmref.backends import get_backend  # noqa: E402
-from ldmref.locate.replay.definition import autodiff  # noqa: E402
+from ldmref.locate.replay import autodiff  # noqa: E402
 
 T = np.array([100, 700])
 TEXTS = ["a red cat", "a house"]

@@ -16,7 +16,7 @@ from ldmref.samplers.schedule import training_alphas_cumprod
 
 torch = pytest.importorskip("torch")
 
-from ldmref.locate.replay.definition import autodiff  # noqa: E402
+from ldmref.locate.replay import autodiff  # noqa: E402
 
 NAMES = ("unet.a.weight", "unet.a.bias")
 

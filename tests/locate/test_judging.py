@@ -13,7 +13,8 @@ from fault_calls import normal, replay_of
 
 from ldmref.backends.bounds import layer_bound
 from ldmref.backends.named import LayerCall
-from ldmref.locate import Row, diagnosis, nearby
+from ldmref.locate import Row
+from ldmref.locate.causes import diagnosis, nearby
 from ldmref.locate.judging import ALL_PADDING, NO_ELEMENTS, NOT_RECORDED, Judge
 from ldmref.locate.replay.points import Frame, Point
 from ldmref.trace import build_trace

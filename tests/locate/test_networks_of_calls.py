@@ -11,7 +11,8 @@ import pytest
 
 import ldmref
 from ldmref.errors import UsageError
-from ldmref.locate import diff_traces, networks
+from ldmref.locate import diff_traces
+from ldmref.locate.replay import networks
 from ldmref.models.control import ControlNet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import init

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from ldmref.locate.law import NOISE  # noqa: E402
-from ldmref.locate.replay.definition import autodiff  # noqa: E402
+from ldmref.locate.replay import autodiff  # noqa: E402
 
 X = np.arange(12.0).reshape(3, 1, 2, 2) / 10.0
 CONTEXT = np.array([[1.0, 2.0], [0.5, -1.0], [3.0, 0.25]])
