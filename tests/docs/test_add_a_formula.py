@@ -23,7 +23,8 @@ def clone(tmp_path: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "*.safetensors")
     shutil.copytree(ROOT / "ldmref", tmp_path / "ldmref", ignore=ignore)
     shutil.copytree(ROOT / "tests" / "math", tmp_path / "tests" / "math", ignore=ignore)
-    for helper in (ROOT / "tests").glob("[!t]*.py"):  # conftest.py and its plug-ins, no tests
+    tests = ROOT / "tests"
+    for helper in (*tests.glob("[!t]*.py"), *tests.glob("*.txt")):  # conftest.py and its plug-ins
         shutil.copy(helper, tmp_path / "tests")
     shutil.copy(ROOT / "tests" / "tiers.py", tmp_path / "tests")
     changed = []
