@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 
 from ldmref.errors import abbreviated
-from ldmref.families.lookup import networks_of_run
 from ldmref.locate.assumed import find_shown_masks, without_assumed
 from ldmref.locate.causes.elsewhere import join_causes
 from ldmref.locate.findings import DIFFERS, UNKNOWN, DiffReport, Row
@@ -17,9 +16,7 @@ from ldmref.locate.judging import NOT_RECORDED, Judge
 from ldmref.locate.original import CallProgress, compare
 from ldmref.locate.pipeline import judge_host
 from ldmref.locate.preflight import unlike_ours
-from ldmref.locate.recorded.argument_names import name_numbered
-from ldmref.locate.recorded.argument_parts import divide_arguments
-from ldmref.locate.recorded.listed import with_arrays_of_lists
+from ldmref.locate.recorded.argument_names import with_declared_arguments
 from ldmref.locate.recorded.makers import name_as_makers
 from ldmref.locate.recorded.padding import PaddingFinder
 from ldmref.locate.recorded.terms import PortTerms, TermsObserver, follow_in_terms
@@ -110,10 +107,7 @@ def diff_traces(
     original = None if model is None else ModelOriginal(model, controlnets, guide)
     port = without_own_arguments(port)
     if model is not None:
-        networks = networks_of_run(model.config)
-        listed = with_arrays_of_lists(port, networks)
-        named = divide_arguments(name_numbered(listed, networks), model.config)
-        port = name_as_makers(named, model)
+        port = name_as_makers(with_declared_arguments(port, model.config), model)
     return compare(port, original, reference, dtype, progress)
 
 

@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, abbreviated, counted
-from ldmref.families.lookup import networks_of_run
 from ldmref.locate.diff import ModelOriginal
 from ldmref.locate.findings import DIFFERS, EQUAL, INCOMPLETE, UNKNOWN, WIRING, DiffReport, Row
 from ldmref.locate.law import allowed_error, noise_floor
 from ldmref.locate.original import PortOriginal, compare
 from ldmref.locate.preflight import missing_layers, with_request
-from ldmref.locate.recorded.argument_names import name_numbered
-from ldmref.locate.recorded.argument_parts import divide_arguments
+from ldmref.locate.recorded.argument_names import with_declared_arguments
 from ldmref.locate.recorded.layouts import relative_error
-from ldmref.locate.recorded.listed import with_arrays_of_lists
 from ldmref.locate.recorded.precision import EPSILONS
 from ldmref.locate.report import summary
 from ldmref.locate.rows import REFERENCE_ALONE, compare_reference
@@ -157,9 +154,7 @@ def check_dump(
     run = kit.trace
     port = with_request(port, run)
     if not kit.networks:
-        networks = networks_of_run(kit.config)
-        port = with_arrays_of_lists(without_own_arguments(port), networks)
-        port = divide_arguments(name_numbered(port, networks), kit.config)
+        port = with_declared_arguments(without_own_arguments(port), kit.config)
     original, reference, apart = _original(port, kit, against)
     judged_port, run = (port, run) if apart is None else (apart.port, apart.kit)
     report = compare(judged_port, original, reference, dtype=dtype, progress=progress)

@@ -7,6 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from ldmref.families.lookup import networks_of_run
+from ldmref.locate.recorded.argument_parts import divide_arguments
+from ldmref.locate.recorded.listed import with_arrays_of_lists
+from ldmref.models.config import ModelConfig
 from ldmref.models.declared import DeclaredNetwork, NetworkInput
 from ldmref.ports.arguments import names_of
 from ldmref.samplers.parts import COMBINE, STEP
@@ -14,6 +18,31 @@ from ldmref.trace.calls import GUIDE_CALLS
 from ldmref.trace.model import Trace, TraceEntry
 
 GUIDED = {"cond": ("cond", "text")}  # the names that programs give to predictions
+
+
+def with_declared_arguments(port: Trace, config: ModelConfig) -> Trace:
+    """Return a port whose networks have ldmref's arguments, in the place of its own ones.
+
+    Lists with an array for each image are the arrays of a batch, numbers have names, and what is
+    joined is divided.
+
+    Args:
+        port: The trace.
+        config: The configuration of the model that the port ran.
+
+    Returns:
+        The trace; what is none of ldmref's arguments remains.
+
+    >>> import numpy as np
+    >>> from ldmref.models import preset
+    >>> from ldmref.trace import build_trace
+    >>> arrays = {"x.0": np.ones((16, 1, 4, 4)), "x.1": np.ones((16, 1, 4, 4)), "1": np.ones(2)}
+    >>> trace = build_trace({f"transformer.000//input.{k}": x for k, x in arrays.items()})
+    >>> [*with_declared_arguments(trace, preset("z-image-tiny")).entries[0].inputs]
+    ['timestep', 'sample']
+    """
+    networks = networks_of_run(config)
+    return divide_arguments(name_numbered(with_arrays_of_lists(port, networks), networks), config)
 
 
 def name_numbered(port: Trace, networks: Iterable[DeclaredNetwork]) -> Trace:

@@ -9,7 +9,9 @@ with the recorded array, so a fault stays where it is.
 | `request`      | the request of a recorded run, from its parameters or its arrays       |
 | `calls`        | the recorded calls, with which those of the run are compared           |
 | `networks`     | the backend whose networks return what was recorded                    |
-| `follow`       | the run, and what of it was compared                                   |
+| `follow`       | follows a run of ldmref, or the view of another program's              |
+| `repeated`     | the run that is made again, and what of it was compared                |
+| `unrecorded`   | its scale, sampler and levels, where the recording does not say them   |
 | `views`        | the run of another program, under the names of a run of ldmref         |
 | `levels`       | the levels on which it went, where they are others than its request's  |
 | `noises`       | noise that was not recorded, from what depends on it                   |

@@ -14,6 +14,7 @@ from ldmref.trace.recorder import CallRecord, Recorder
 from ldmref.trace.store import HostCopies
 
 INPUT, OUTPUT = "input", "output"
+JUMP = "jump"
 SCHEDULE = "schedule"  # the kind of the call that makes the levels
 DECODERS = ("vae.decode", "taesd.decode")
 
@@ -64,11 +65,21 @@ class ArrayReached(Exception):
 
 
 Noises = Mapping[ArrayName, np.ndarray]
+# Returns whether a run ends with an array, of its name, as it was recorded and as it is computed.
+EndsWith = Callable[[ArrayName, np.ndarray, np.ndarray], bool]
 
 
 def keep_array(name: ArrayName, x: Any) -> Any:
     """Return the array with which a run continues: as it was recorded."""
     return x
+
+
+def ends_at(last: ArrayName | None) -> EndsWith:
+    """Return what ends a run with an array; None: the run goes on to its images."""
+    return lambda name, recorded, computed: name == last
+
+
+TO_ITS_END = ends_at(None)
 
 
 class FollowedCalls(Recorder):
@@ -80,7 +91,7 @@ class FollowedCalls(Recorder):
         epsilon: The unit by which each recorded array is rounded another way; 0: it is not.
         seed: Of the roundings.
         change: Returns an array with which the run continues, of its name and the recorded one.
-        until: The array with which the run ends. None: it ends with its images.
+        until: Returns whether the run ends with a recorded array.
         noises: Noises that were not recorded, by name; NaN stands for others.
 
     Attributes:
@@ -96,7 +107,7 @@ class FollowedCalls(Recorder):
         epsilon: float = 0.0,
         seed: int = 0,
         change: Callable[[ArrayName, Any], Any] = keep_array,
-        until: ArrayName | None = None,
+        until: EndsWith = TO_ITS_END,
         noises: Noises | None = None,
     ):
         super().__init__(self, dict)  # type: ignore[arg-type]
@@ -135,11 +146,11 @@ class FollowedCalls(Recorder):
         Raises:
             ArrayReached: It is the array with which the run ends.
         """
-        self.computed.setdefault(name, np.asarray(computed))
+        found = self.computed.setdefault(name, np.asarray(computed))
         recorded = name.tensor_in(self.port)
         if recorded is None:
             return self.change(name, computed)
-        if name == self.until:
+        if self.until(name, recorded, found):
             raise ArrayReached
         same = np.shape(recorded) == np.shape(computed)
         return self.change(name, self.read(recorded) if same else computed)

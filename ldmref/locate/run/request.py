@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.locate.run.calls import INPUT, OUTPUT, SCHEDULE, ArrayName
+from ldmref.locate.run.calls import INPUT, JUMP, OUTPUT, SCHEDULE, ArrayName
 from ldmref.models.control import ControlNet
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.checks import MODE_OF
@@ -296,7 +296,7 @@ class RecordedRequest:
             names = [ArrayName(entry.name, INPUT, role) for role in noises]
             if entry.layer == CONSTRAIN:
                 names = [ArrayName(entry.name, OUTPUT, OUTPUT)]
-            if entry.call.kind in (STEP.call, "jump"):
+            if entry.call.kind in (STEP.call, JUMP):
                 self.assumed.update(dict.fromkeys(names, NO_NOISE))
 
     def _visited(self, attributes: Mapping[str, Any], steps: int) -> tuple[int, int]:
