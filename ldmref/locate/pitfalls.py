@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
+from ldmref.locate.faults.table import FAULTS
 from ldmref.support.assets import read_asset_table
 
 
@@ -97,18 +97,11 @@ def find_pitfalls(words: Iterable[str] = ()) -> list[Pitfall]:
 def list_causes() -> Iterator[KnownCause]:
     """Yield the causes that `ldmref diff` tries on layers, in the order of its table."""
     for fault in FAULTS:
-        yield _describe(fault.variants, ", ".join(fault.operations), fault.source)
-    for between in BETWEEN:
-        yield _describe(between.variants, "between layers", between.source)
-    for block in IN_BLOCKS:
-        yield _describe(block.variants, "a block", block.source)
-
-
-def _describe(variants: Callable[..., Any], concerns: str, source: str) -> KnownCause:
-    module = variants.__module__.rpartition(".")[2]
-    sentence = (inspect.getdoc(variants) or "").partition("\n")[0]
-    changes = sentence.removeprefix("Yield ").removesuffix(".")
-    return KnownCause(f"{module}.{variants.__name__}", concerns, changes, source)
+        module = fault.variants.__module__.rpartition(".")[2]
+        sentence = (inspect.getdoc(fault.variants) or "").partition("\n")[0]
+        changes = sentence.removeprefix("Yield ").removesuffix(".")
+        name = f"{module}.{fault.variants.__name__}"
+        yield KnownCause(name, ", ".join(fault.applies_to), changes, fault.source)
 
 
 def _text(row: Pitfall) -> str:

@@ -6,17 +6,17 @@ Each is the smallest dump in which the fault shows: one layer, with its inputs a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.causes.pairs import Hypothesis
 from ldmref.locate.diff import diff_traces
-from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
+from ldmref.locate.faults.hypothesis import Hypothesis
+from ldmref.locate.faults.table import FAULTS, Fault
 from ldmref.locate.findings import DiffReport
 from ldmref.locate.recorded.layouts import relative_error
 from ldmref.locate.replay.definition import NetworkReplay
@@ -68,50 +68,6 @@ class FollowedModel:
         return diff_traces(port, self.model, dtype=DTYPE)
 
 
-class KnownFault(NamedTuple):
-    """A row of the tables of faults.
-
-    Attributes:
-        name: Its name in a kit.
-        hypotheses: Yields what the fault may be at a point.
-        source: Where it happened, or why it happens.
-    """
-
-    name: str
-    hypotheses: Callable[[FollowedRun, Point], Iterator[Hypothesis]]
-    source: str
-
-
-def known_faults() -> list[KnownFault]:
-    """Return every row of the tables: of layers, between layers, and in blocks."""
-    found = []
-    for fault in FAULTS:
-        name = f"{fault.operations[0]}.{fault.variants.__name__}"
-
-        def in_layer(replay: FollowedRun, point: Point, fault: Any = fault) -> Iterator[Hypothesis]:
-            for call in point.suspects:
-                if call.kind in fault.operations:
-                    for variant in fault.variants(call):
-                        yield Hypothesis(variant.text, {call.name: variant.change})
-
-        found.append(KnownFault(name, in_layer, fault.source))
-    for row in BETWEEN:
-
-        def between(replay: FollowedRun, point: Point, row: Any = row) -> Iterator[Hypothesis]:
-            for text, array in row.variants(replay, point):
-                yield Hypothesis(text, array=array)
-
-        found.append(KnownFault(f"between.{row.variants.__name__}", between, row.source))
-    for block in IN_BLOCKS:
-
-        def in_block(replay: FollowedRun, point: Point, block: Any = block) -> Iterator[Hypothesis]:
-            for text, changes in block.variants(replay, point):
-                yield Hypothesis(text, changes)
-
-        found.append(KnownFault(f"block.{block.variants.__name__}", in_block, block.source))
-    return found
-
-
 @dataclass(frozen=True)
 class Site:
     """A layer with a fault: what a port would have recorded there.
@@ -123,7 +79,7 @@ class Site:
         tensors: The dump, in float32.
     """
 
-    fault: KnownFault
+    fault: Fault
     node: str
     text: str
     tensors: Mapping[str, np.ndarray] = field(repr=False)
@@ -152,7 +108,7 @@ def wrong_dumps(trace: Trace, original: FollowedOriginal) -> tuple[WrongDumps, d
             sites.setdefault(name, []).extend(found)
     dumps = []
     left_out = {}
-    for fault in known_faults():
+    for fault in FAULTS:
         tried = sorted(sites.get(fault.name, []), key=lambda site: site.size)
         if not tried:
             left_out[fault.name] = "no layer of this model shows it"
@@ -197,13 +153,12 @@ class _Changer:
         self.trace = trace
         self.call = call
         self.found: dict[str, list[Site]] = {}
-        self.faults = known_faults()
 
     def observe(self, replay: FollowedRun, point: Point) -> np.ndarray:
         """Try each fault at a point of the right run."""
         computed = np.asarray(point.computed)
         if computed.dtype.kind == "f" and not np.isnan(computed).any():
-            for fault in self.faults:
+            for fault in FAULTS:
                 found = self.found.setdefault(fault.name, [])
                 if len(found) < SITES:
                     found += self._try(fault, replay, point)
@@ -215,10 +170,10 @@ class _Changer:
     def refuse(self, call: LayerCall, inputs: Mapping[str, np.ndarray], why: str) -> None:
         """Leave out a layer, as those of a right run fit their weights."""
 
-    def _try(self, fault: KnownFault, replay: FollowedRun, point: Point) -> list[Site]:
+    def _try(self, fault: Fault, replay: FollowedRun, point: Point) -> list[Site]:
         """Return a fault of this row at a point, at most one: the first that clearly shows."""
         computed = np.asarray(point.computed)
-        for hypothesis in fault.hypotheses(replay, point):
+        for hypothesis in _hypotheses(fault, replay, point):
             with np.errstate(all="ignore"):
                 array = hypothesis.compute(replay, point)
             if array is None or array.shape != computed.shape or not np.isfinite(array).all():
@@ -260,6 +215,13 @@ class _Changer:
             return {}
         roles = entry.inputs if side == "input" else entry.outputs
         return {_name(entry, side, role): self.trace.tensors[name] for role, name in roles.items()}
+
+
+def _hypotheses(fault: Fault, replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
+    """Yield what a fault may be of a part as a whole, or of one of its operations."""
+    yield from fault.hypotheses(replay, point)
+    for call in point.suspects:
+        yield from fault.hypotheses(replay, point, [call])
 
 
 def _name(entry: TraceEntry, side: str, role: str) -> str:

@@ -12,7 +12,7 @@ from numpy_ports import make_model, run_port
 
 from ldmref.locate import diff_traces
 from ldmref.locate.causes import part_faults
-from ldmref.locate.faults.table import BETWEEN, BetweenLayers
+from ldmref.locate.faults.table import BETWEEN, FAULTS, Fault
 from ldmref.locate.recorded.unfilled import CAUSE
 from ldmref.trace import build_trace
 
@@ -50,8 +50,8 @@ def test_a_known_fault_that_fits_no_array_hides_no_cause(monkeypatch):
         yield "a fault", np.zeros_like(point.computed)
         raise ValueError("operands could not be broadcast together")
 
-    known = (BetweenLayers(broken, "a test"), *BETWEEN)
-    monkeypatch.setattr(part_faults, "BETWEEN", known)
+    known = (Fault(BETWEEN, broken, "a test"), *FAULTS)
+    monkeypatch.setattr(part_faults, "FAULTS", known)
     assert causes({"rotate": lambda call, x: x["input"]}) == {"the rotation is missing"}
 
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import tensors
-from ldmref.locate.faults.table import faults_of
+from ldmref.locate.faults.table import FAULTS
 from ldmref.locate.modules.operations import describe_function
 from ldmref.locate.replay.following import RECENT
 from ldmref.locate.replay.points import Frame, Point
@@ -50,7 +50,8 @@ def variants_of(run, only_tensors=False):
         np.testing.assert_allclose(got, real(wanted))
     return {
         variant.text: variant.change(call, {**call.parameters, **call.inputs})
-        for fault in faults_of(call.kind)
+        for fault in FAULTS
+        if call.kind in fault.applies_to
         if fault.variants.__module__ == tensors.__name__ or not only_tensors
         for variant in fault.variants(call)
         if only_tensors or any(variant.text == text for text, _ in CASES.values())

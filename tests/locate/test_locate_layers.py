@@ -11,6 +11,7 @@ from numpy_ports import layers_of, make_model, run_port
 from ldmref.locate import diff_traces
 from ldmref.locate.faults import FAULTS
 from ldmref.locate.faults.attention import other_bias
+from ldmref.locate.faults.table import BETWEEN, BLOCK
 from ldmref.trace import build_trace
 
 MID = "mid_block.attentions.0.transformer_blocks.0"
@@ -69,7 +70,7 @@ def place_of(model, operation, place):
 
 @pytest.mark.parametrize(
     ("operation", "fault"),
-    [(name, fault) for fault in FAULTS for name in fault.operations if name in PLACES],
+    [(name, fault) for fault in FAULTS for name in fault.applies_to if name in PLACES],
     ids=lambda x: x if isinstance(x, str) else x.variants.__name__,
 )
 def test_each_known_fault_is_named(model, flux_model, operation, fault):
@@ -105,15 +106,20 @@ def test_most_known_faults_can_be_made_here(model, flux_model):
     """
     made: set[str] = set()
     tiny = model
-    ours = [fault for fault in FAULTS if fault.operations[0] in PLACES]
+    ours = [fault for fault in FAULTS if fault.applies_to[0] in PLACES]
     others = [fault for fault in FAULTS if fault not in ours]
-    elsewhere = (("divide_by_deviation",), ("turn_pairs",))  # of text, and of other families
-    others = [fault for fault in others if fault.operations not in elsewhere]
+    elsewhere = (
+        BETWEEN,
+        BLOCK,
+        ("divide_by_deviation",),
+        ("turn_pairs",),
+    )  # of text, and of other families
+    others = [fault for fault in others if fault.applies_to not in elsewhere]
     assert {fault.variants.__module__ for fault in others} == {"ldmref.locate.faults.tensors"}
     for fault in ours:
-        place = find_place(fault.operations[0], fault)
+        place = find_place(fault.applies_to[0], fault)
         model = flux_model if place[0] in OF_FLUX else tiny
-        network, name = place_of(model, fault.operations[0], place)
+        network, name = place_of(model, fault.applies_to[0], place)
         call = layers_of(model, network)[name]
         right = call.compute(call.inputs)
         for variant in fault.variants(call):

@@ -8,8 +8,9 @@ from numpy_ports import layers_of, make_model, run_port
 from test_transformer_faults import BLOCK, SINGLE, computed_from
 
 from ldmref.locate import diff_traces
-from ldmref.locate.causes.pairs import MOST_PAIRS, Hypothesis, Tried, likely_pairs
+from ldmref.locate.causes.pairs import MOST_PAIRS, Tried, likely_pairs
 from ldmref.locate.faults.activations import exact_gelu
+from ldmref.locate.faults.hypothesis import Hypothesis
 from ldmref.trace import build_trace
 
 # layers within blocks, which these ports do not record

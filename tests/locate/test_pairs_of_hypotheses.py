@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ldmref.backends.named import LayerCall
-from ldmref.locate.causes.pairs import Hypothesis, Tried, likely_pairs, sample
+from ldmref.locate.causes.pairs import Tried, likely_pairs, sample
+from ldmref.locate.faults.hypothesis import Hypothesis
 
 
 def normal(seed, *shape):

@@ -14,7 +14,7 @@ import pytest
 
 from ldmref.apps.mcp.pitfalls import PitfallsRequest, answer_pitfalls
 from ldmref.locate import faults
-from ldmref.locate.faults.table import BETWEEN, FAULTS, IN_BLOCKS
+from ldmref.locate.faults.table import FAULTS
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.pitfalls import find_pitfalls, list_causes, read_pitfalls
 from ldmref.locate.reasonable import mark_reasonable
@@ -48,7 +48,7 @@ def test_no_symptom_occurs_twice_and_subjects_are_together():
 
 def test_the_causes_are_those_of_the_table():
     causes = list(list_causes())
-    assert len(causes) == len(FAULTS) + len(BETWEEN) + len(IN_BLOCKS)
+    assert len(causes) == len(FAULTS)
     assert all(cause.changes and cause.concerns and cause.source for cause in causes)
     named = {cause for row in read_pitfalls() for cause in row.causes}
     tried = {cause.name for cause in causes}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import activations
-from ldmref.locate.faults.table import ACTIVATIONS, BETWEEN, FAULTS, IN_BLOCKS, faults_of
+from ldmref.locate.faults.hypothesis import Hypothesis
+from ldmref.locate.faults.table import ACTIVATIONS, BETWEEN, BLOCK, FAULTS, Fault
 
 OF_ACTIVATIONS = ["activations.other_activation", "activations.activation_twice"]
 OF_ROTATIONS = ["rotary.other_layout", "rotary.other_frequencies", "rotary.other_positions"]
@@ -81,11 +85,13 @@ def name_of(fault):
 
 @pytest.mark.parametrize("operation", ORDER)
 def test_the_faults_of_an_operation_are_tried_in_their_order(operation):
-    assert [name_of(fault) for fault in faults_of(operation)] == ORDER[operation]
+    tried = [fault for fault in FAULTS if operation in fault.applies_to]
+    assert [name_of(fault) for fault in tried] == ORDER[operation]
 
 
 def test_no_other_operation_has_faults():
-    assert {name for fault in FAULTS for name in fault.operations} == {*ORDER}
+    known = {name for fault in FAULTS for name in fault.applies_to}
+    assert known == {*ORDER, *BETWEEN, *BLOCK}
 
 
 def test_activations_are_exchanged_for_all_others_and_for_none():
@@ -96,19 +102,33 @@ def test_activations_are_exchanged_for_all_others_and_for_none():
 
 
 def test_each_kind_of_fault_is_listed_once():
-    for table in (FAULTS, BETWEEN, IN_BLOCKS):
-        pairs = [
-            (name_of(fault), operation)
-            for fault in table
-            for operation in getattr(fault, "operations", ("",))
-        ]
-        assert len({*pairs}) == len(pairs)
+    pairs = [(name_of(fault), where) for fault in FAULTS for where in fault.applies_to]
+    assert len({*pairs}) == len(pairs)
 
 
 def test_a_source_of_one_word_is_an_issue_or_an_argument_of_embeddings():
-    sources = {fault.source for fault in (*FAULTS, *BETWEEN, *IN_BLOCKS)}
+    sources = {fault.source for fault in FAULTS}
     words = {source for source in sources if " " not in source and "#" not in source}
     assert words == {"flip_sin_to_cos", "downscale_freq_shift", "max_period"}
     for source in sources:
         for issue in re.findall(r"\S*#\S*", source):
             assert re.fullmatch(r"[a-zA-Z][\w-]*#\d+[,:]?", issue), source
+
+
+def tried(fault, *calls):
+    return [*fault.hypotheses("replay", "point", calls)]
+
+
+def test_a_fault_is_tried_where_it_applies_and_nowhere_else():
+    def variants(*what):
+        yield "a fault", what
+
+    a, b = (LayerCall(name, "add", {}, {}, {}, np.negative) for name in "ab")
+    whole = ("replay", "point")
+    of_add = Fault(("add", "negate"), variants, "a test")
+    assert tried(of_add, a, b) == [Hypothesis("a fault", {"a": (a,), "b": (a,)})]
+    assert tried(of_add) == tried(of_add, replace(a, kind="multiply")) == []
+    between, block = (Fault(where, variants, "a test") for where in (BETWEEN, BLOCK))
+    assert tried(between) == [Hypothesis("a fault", array=whole)]
+    assert tried(block) == [Hypothesis("a fault", changes=whole)]
+    assert tried(between, a) == tried(block, a) == []

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, model_of, normal
 
-from ldmref.locate.causes.pairs import Hypothesis, Tried, likely_pairs
+from ldmref.locate.causes.pairs import Tried, likely_pairs
 from ldmref.locate.causes.rotations import TABLES, read_positions
+from ldmref.locate.faults.hypothesis import Hypothesis
 from ldmref.locate.parts.step_faults import StepSettings, step_faults
 from ldmref.locate.pipeline import added_noise, controls, residuals
 from ldmref.locate.pipeline.asked import judge_asked

@@ -25,7 +25,7 @@ from ldmref.locate.causes.nearby import (
     normalized,
     read_before,
 )
-from ldmref.locate.causes.pairs import Hypothesis, Tried, likely_pairs, sample
+from ldmref.locate.causes.pairs import Tried, likely_pairs, sample
 from ldmref.locate.causes.part_faults import (
     hypotheses_of_each,
     is_block,
@@ -34,6 +34,7 @@ from ldmref.locate.causes.part_faults import (
     known_hypotheses,
 )
 from ldmref.locate.faults.definition import rewirings
+from ldmref.locate.faults.hypothesis import Hypothesis
 from ldmref.locate.faults.table import ROTATIONS
 from ldmref.locate.faults.tokens import other_filling
 from ldmref.locate.faults.weights import fit_weights

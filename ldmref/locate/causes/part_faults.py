@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ldmref.backends.named import AGAIN, LayerCall
-from ldmref.locate.causes.pairs import Hypothesis
-from ldmref.locate.faults import faults_of
 from ldmref.locate.faults.attention import with_padding_mask, with_text_mask
+from ldmref.locate.faults.hypothesis import Hypothesis, together
 from ldmref.locate.faults.masks import with_mask, with_wrong_padding_mask
 from ldmref.locate.faults.norms import KINDS, eps_of_all
 from ldmref.locate.faults.rotary import other_places
-from ldmref.locate.faults.table import BETWEEN, BY_POSITIONS, IN_BLOCKS, ROTATIONS
+from ldmref.locate.faults.table import BY_POSITIONS, FAULTS, ROTATIONS
 from ldmref.locate.faults.variants import Variant
 from ldmref.locate.faults.whole import argument_changes
 from ldmref.locate.recorded.unfit import while_it_fits
-from ldmref.locate.replay.points import FollowedRun, OperationChange, Point
+from ldmref.locate.replay.points import FollowedRun, Point
 
 LARGE = 24  # operations in a part; in a larger one, a fault concerns all operations of a kind
 SMALL = 2**16  # numbers of an array of a part that is quickly computed again
@@ -33,14 +33,8 @@ def known_hypotheses(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
     """Yield every known fault of a part."""
     for text, arguments, free in while_it_fits(argument_changes, replay, point):
         yield Hypothesis(text, None, arguments, free)
-    for fault in BETWEEN:
-        for text, array in while_it_fits(fault.variants, replay, point):
-            yield Hypothesis(text, array=array)
-    for block_fault in IN_BLOCKS:
-        for text, changes in while_it_fits(block_fault.variants, replay, point):
-            yield Hypothesis(text, changes)
-    for text, changes in _changes(replay, point):
-        yield Hypothesis(text, changes)
+    yield from _of_table(replay, point)
+    yield from _changes(replay, point)
 
 
 def hypotheses_of_each(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
@@ -49,13 +43,18 @@ def hypotheses_of_each(replay: FollowedRun, point: Point) -> Iterator[Hypothesis
     for call in point.suspects:
         groups.setdefault((call.kind, call.name), []).append(call)
     for found in (_called_again(point.suspects), groups):
-        for text, changes in _changes_of(replay, point, found):
-            yield Hypothesis(text, changes)
+        yield from _changes_of(replay, point, found)
 
 
-def _changes(
-    replay: FollowedRun, point: Point
-) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
+def _of_table(
+    replay: FollowedRun, point: Point, calls: Sequence[LayerCall] = ()
+) -> Iterator[Hypothesis]:
+    """Yield the faults of the table that apply to these operations, or to the part as a whole."""
+    for fault in FAULTS:
+        yield from while_it_fits(fault.hypotheses, replay, point, calls)
+
+
+def _changes(replay: FollowedRun, point: Point) -> Iterator[Hypothesis]:
     """Yield changes of one operation, or of all operations of a kind in a large part.
 
     Operations that were computed earlier are changed one by one.
@@ -72,7 +71,8 @@ def _changes(
             groups.setdefault((call.kind, ""), []).append(call)
     yield from _changes_of(replay, point, groups)
     yield from _changes_of(replay, point, again)
-    yield from eps_of_all((*point.suspects, *point.earlier, *point.norms))
+    for text, changes in eps_of_all((*point.suspects, *point.earlier, *point.norms)):
+        yield Hypothesis(text, changes)
     before: dict[tuple[str, str], list[LayerCall]] = {}
     for call in point.earlier:
         before.setdefault((call.kind, call.name), []).append(call)
@@ -97,15 +97,14 @@ def _called_again(suspects: Iterable[LayerCall]) -> dict[tuple[str, str], list[L
 
 def _changes_of(
     replay: FollowedRun, point: Point, groups: Mapping[tuple[str, str], list[LayerCall]]
-) -> Iterator[tuple[str, Mapping[str, OperationChange]]]:
+) -> Iterator[Hypothesis]:
     """Yield changes of the operations of each group, by their kind and their name."""
     for (kind, name), calls in groups.items():
-        first = calls[0]
-        alone = _name_alone(first) if name else ""
-        for variant in _variants(replay, first):
+        alone = _name_alone(calls[0]) if name else ""
+        for hypothesis in _of_operations(replay, point, calls):
             where = f"{alone} in {name}" if name not in ("", point.call.name) else ""
             where = f" in all {OF_KIND.get(kind, kind)}" if not name and len(calls) > 1 else where
-            yield f"{variant.text}{where}", {call.name: variant.change for call in calls}
+            yield replace(hypothesis, text=f"{hypothesis.text}{where}")
 
 
 def _name_alone(call: LayerCall) -> str:
@@ -115,12 +114,25 @@ def _name_alone(call: LayerCall) -> str:
     return OF_KEYS if call.name.endswith(f"{AGAIN}1") else OF_QUERIES
 
 
-def _variants(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
+def _of_operations(
+    replay: FollowedRun, point: Point, calls: Sequence[LayerCall]
+) -> Iterator[Hypothesis]:
+    """Yield the faults that operations of one kind may have together."""
+    yield from together(calls, _of_places(replay, calls[0]))
+    yield from _of_table(replay, point, calls)
+    yield from together(calls, _of_run(replay, calls[0]))
+
+
+def _of_places(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
+    """Yield rotations by positions that a mask tells."""
     mask = replay.arguments.get("mask")
     if call.kind in BY_POSITIONS and isinstance(mask, np.ndarray):
         yield from while_it_fits(other_places, call, mask)
-    for fault in faults_of(call.kind):
-        yield from while_it_fits(fault.variants, call)
+
+
+def _of_run(replay: FollowedRun, call: LayerCall) -> Iterator[Variant]:
+    """Yield masks of an attention by what the network was called with, and weights of others."""
+    mask = replay.arguments.get("mask")
     if call.kind == "attention" and replay.ids is not None:
         yield from while_it_fits(with_padding_mask, call, replay.ids, replay.config)
         if mask is None:

@@ -1,14 +1,15 @@
-"""The table of known faults of layers: operation, function, source.
+"""The table of known faults of layers: what each applies to, a function, its source.
 
-Each function takes the `LayerCall` of an operation and yields variants of it. The locator computes
-the part of the network that is wrong with each variant, and reports the one that explains the
-port's numbers.
+The function yields variants: of an operation, of an array between layers, or of the operations of a
+block. The locator computes the part of the network that is wrong with each variant, and reports the
+one that explains the port's numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from ldmref.backends.named import LayerCall
 from ldmref.locate.faults import (
@@ -28,7 +29,7 @@ from ldmref.locate.faults import (
     text,
     tokens,
 )
-from ldmref.locate.faults.variants import Given, Variant
+from ldmref.locate.faults.hypothesis import Hypothesis, together
 from ldmref.locate.replay.points import FollowedRun, Point
 
 NORMS = ("group_norm", "layer_norm")
@@ -37,24 +38,55 @@ BY_POSITIONS = ("rotate", "rotate_halves")
 ROTATIONS = (*BY_POSITIONS, "turn_pairs")
 PRODUCTS = ("linear", "conv2d", "grouped_conv2d")
 ACTIVATIONS = ("silu", "gelu", "quick_gelu", "tanh_gelu", "sigmoid", "relu", "tanh")
+BETWEEN = ("between layers",)
+BLOCK = ("a block",)
+IN_KITS = {BETWEEN: "between", BLOCK: "block"}  # of names in kits; else an operation
 
 
-class Fault(NamedTuple):
-    """A kind of fault.
+@dataclass(frozen=True)
+class Fault:
+    """A kind of fault of a part of a network.
 
     Attributes:
-        operations: The operations that it concerns.
-        variants: Yields the variants of an operation.
+        applies_to: The operations that it concerns. `BETWEEN`: what is joined, added or multiplied
+            between layers. `BLOCK`: recorded operations of a block, which is then computed again.
+        variants: Yields the fault in words, and what it makes. For operations, `variants(call)`
+            yields what is computed instead; `BETWEEN` layers, `variants(replay, point)` yields the
+            array, and of a `BLOCK` functions by the names of the operations that they replace.
         source: Where it happened, or why it happens.
 
     >>> from ldmref.locate.faults import FAULTS
-    >>> FAULTS[0].operations
-    ('group_norm', 'layer_norm')
+    >>> FAULTS[0].applies_to, FAULTS[0].name
+    (('group_norm', 'layer_norm'), 'group_norm.other_eps')
     """
 
-    operations: tuple[str, ...]
-    variants: Callable[[LayerCall], Iterator[Variant]]
+    applies_to: tuple[str, ...]
+    variants: Callable[..., Iterator[tuple[str, Any]]]
     source: str
+
+    @property
+    def name(self) -> str:
+        """Its name in kits."""
+        return f"{IN_KITS.get(self.applies_to, self.applies_to[0])}.{self.variants.__name__}"
+
+    def hypotheses(
+        self, replay: FollowedRun, point: Point, calls: Sequence[LayerCall] = ()
+    ) -> Iterator[Hypothesis]:
+        """Yield what the fault may be at a point; nothing where it does not apply.
+
+        Args:
+            replay: The replay that computed the point.
+            point: The recorded array.
+            calls: Operations of one kind that have the fault together. Empty: the part as a whole.
+        """
+        if calls and calls[0].kind in self.applies_to:
+            yield from together(calls, self.variants(calls[0]))
+        elif not calls and self.applies_to == BETWEEN:
+            for text, array in self.variants(replay, point):
+                yield Hypothesis(text, array=array)
+        elif not calls and self.applies_to == BLOCK:
+            for text, changes in self.variants(replay, point):
+                yield Hypothesis(text, changes)
 
 
 FAULTS = (
@@ -124,71 +156,37 @@ FAULTS = (
     Fault(("masked",), tensors.other_masking, "masks of padding"),
     Fault(("repeat_each",), tensors.other_repeats, "tables of rotations: flashinfer#3819"),
     Fault(("axes",), tensors.other_axes, "rearrange of patches, rows and columns"),
+    Fault(
+        BETWEEN, between.other_skip, "lists of skip connections that are read from the wrong end"
+    ),
+    Fault(BETWEEN, between.rounded_times, "1000 - t of a timestep in bfloat16"),
+    Fault(BETWEEN, between.other_times, "times from 0 to 1, from the noise to the image"),
+    Fault(BETWEEN, tokens.other_filling, "pad tokens that a port loads and does not use"),
+    Fault(
+        BETWEEN, between.shifted_positions, "positions from 1, or after a padding token: fairseq"
+    ),
+    Fault(BETWEEN, masks.unmasked_rows, "texts of a batch that are filled up to one length"),
+    Fault(BETWEEN, attention.tiled_arrays, "repeat of NumPy and PyTorch are not the same"),
+    Fault(BETWEEN, between.other_gate, "gates of what attention returns"),
+    Fault(BETWEEN, between.missing_residual, "residual connections"),
+    Fault(BETWEEN, between.other_half, "order of value and gate in GEGLU"),
+    Fault(BETWEEN, packing.other_packing, "rearrange of black-forest-labs/flux against others"),
+    Fault(BETWEEN, packing.other_unpacking, "SD3 keeps the channels last in a patch, Flux first"),
+    Fault(BETWEEN, joint.other_table, "tables of positions that are cropped in their middle"),
+    Fault(BETWEEN, text.other_buckets, "decoders of T5 count distances one way"),
+    Fault(BETWEEN, text.exchanged_gate, "T5 1.1 applies GELU to wi_0"),
+    Fault(BETWEEN, text.exchanged_silu, "fused projections with the value first"),
+    Fault(BETWEEN, text.other_pooling, "the padding of CLIP is its end token"),
+    Fault(BETWEEN, scales.forgotten_scale, "scale_weight of float8 files"),
+    Fault(BLOCK, modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
+    Fault(BLOCK, modulation.unused_embedding, "pooled texts and second times that are not added"),
+    Fault(BLOCK, joint.other_table_before, "tables of positions that are cropped in their middle"),
+    Fault(BLOCK, joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
+    Fault(BLOCK, text.other_bias_of_positions, "decoders of T5 count distances one way"),
+    Fault(BLOCK, tensors.other_pairs, "flashinfer#3819, FastVideo#1321, candle#3520"),
+    Fault(
+        BLOCK, text.exchanged_halves, "chunk(2) of fused projections: diffusers has the gate first"
+    ),
+    Fault(BLOCK, text.exchanged_projections, "T5 1.1 applies GELU to wi_0"),
 )
 """Every known fault; a row that differs names those that explain its error."""
-
-
-class BetweenLayers(NamedTuple):
-    """A kind of fault between layers: `variants(replay, point)` yields words and arrays."""
-
-    variants: Callable[[FollowedRun, Point], Iterator[Given]]
-    source: str
-
-
-BETWEEN = (
-    BetweenLayers(between.other_skip, "lists of skip connections that are read from the wrong end"),
-    BetweenLayers(between.rounded_times, "1000 - t of a timestep in bfloat16"),
-    BetweenLayers(between.other_times, "times from 0 to 1, from the noise to the image"),
-    BetweenLayers(tokens.other_filling, "pad tokens that a port loads and does not use"),
-    BetweenLayers(between.shifted_positions, "positions from 1, or after a padding token: fairseq"),
-    BetweenLayers(masks.unmasked_rows, "texts of a batch that are filled up to one length"),
-    BetweenLayers(attention.tiled_arrays, "repeat of NumPy and PyTorch are not the same"),
-    BetweenLayers(between.other_gate, "gates of what attention returns"),
-    BetweenLayers(between.missing_residual, "residual connections"),
-    BetweenLayers(between.other_half, "order of value and gate in GEGLU"),
-    BetweenLayers(packing.other_packing, "rearrange of black-forest-labs/flux against others"),
-    BetweenLayers(packing.other_unpacking, "SD3 keeps the channels last in a patch, Flux first"),
-    BetweenLayers(joint.other_table, "tables of positions that are cropped in their middle"),
-    BetweenLayers(text.other_buckets, "decoders of T5 count distances one way"),
-    BetweenLayers(text.exchanged_gate, "T5 1.1 applies GELU to wi_0"),
-    BetweenLayers(text.exchanged_silu, "fused projections with the value first"),
-    BetweenLayers(text.other_pooling, "the padding of CLIP is its end token"),
-    BetweenLayers(scales.forgotten_scale, "scale_weight of float8 files"),
-)
-"""Known faults of what is joined, added or multiplied between layers."""
-
-
-class InBlock(NamedTuple):
-    """A kind of fault in a block: `variants(replay, point)` yields words and changed operations."""
-
-    variants: Callable[[FollowedRun, Point], Iterator[modulation.ChangedOperations]]
-    source: str
-
-
-IN_BLOCKS = (
-    InBlock(modulation.other_modulation, "diffusers#10198: scale and shift at the end"),
-    InBlock(modulation.unused_embedding, "pooled texts and second times that are not added"),
-    InBlock(joint.other_table_before, "tables of positions that are cropped in their middle"),
-    InBlock(joint.other_split, "SD3 joins the image before the text, Flux.1 after it"),
-    InBlock(text.other_bias_of_positions, "decoders of T5 count distances one way"),
-    InBlock(tensors.other_pairs, "flashinfer#3819, FastVideo#1321, candle#3520"),
-    InBlock(text.exchanged_halves, "chunk(2) of fused projections: diffusers has the gate first"),
-    InBlock(text.exchanged_projections, "T5 1.1 applies GELU to wi_0"),
-)
-"""Known faults that change recorded operations of a block, which is then computed again."""
-
-
-def faults_of(operation: str) -> Iterator[Fault]:
-    """Yield the known faults of an operation.
-
-    Args:
-        operation: The name of an operation of `Backend`.
-
-    Returns:
-        An iterator of the faults in the order of the table.
-
-    >>> from ldmref.locate.faults import faults_of
-    >>> next(faults_of("group_norm")).source
-    'CompVis uses 1e-6 and diffusers 1e-5 in one U-Net'
-    """
-    return (fault for fault in FAULTS if operation in fault.operations)
