@@ -289,7 +289,6 @@ TAKE_SECONDS = (
     "test_a_fault_in_a_part_of_a_joined_layer_is_that_of_its_layer",
     "tests/locate/test_layers_of_makers.py::"
     "test_a_joined_layer_that_lacks_a_channel_lacks_it_in_its_last_part",
-    "tests/locate/test_ledger.py::test_every_array_of_the_host_matters",
     "tests/locate/test_locate_host.py",
     "tests/locate/test_locate_layers.py::test_most_known_faults_can_be_made_here",
     "tests/locate/test_memory_orders.py::test_outputs_in_another_order_are_equal",
@@ -313,6 +312,7 @@ TAKE_SECONDS = (
     "tests/locate/test_reference_pixels.py::test_right_references_are_equal",
     "tests/locate/test_reference_pixels.py::test_wrong_pixels_of_references_are_named",
     "tests/locate/test_right_runs.py::test_a_right_run_raises_no_alarm",
+    "tests/locate/test_run_coverage.py::test_every_array_of_the_host_matters",
     "tests/locate/test_transformer_inputs.py::test_guidance_that_is_not_used_is_named[blocks]",
     "tests/locate/test_transformer_inputs.py::"
     "test_pooled_text_that_is_not_used_is_named[flux-tiny-blocks]",

@@ -21,7 +21,7 @@ import numpy as np
 
 from ldmref.locate import DiffReport, Row
 from ldmref.locate.pipeline import judge_host
-from ldmref.locate.pipeline.ledger import KIND as NOT_COMPARED
+from ldmref.locate.pipeline.coverage import KIND as NOT_COMPARED
 from ldmref.locate.recorded.precision import EPSILONS
 from ldmref.trace import Trace
 from ldmref.trace.model import without_own_arguments

@@ -85,7 +85,7 @@ def time_rows(t, steps, schedule=True):
     calls |= {f"sampler.01{i}": times_of(x) for i, x in enumerate(after)}
     context = context_of(calls)
     rows = [row for row in added_noise.judge_added_noise(context) if row.kind == "noise time"]
-    return rows, context.ledger.has(entry_of(context, "add_noise.000"), "timesteps")
+    return rows, context.coverage.has(entry_of(context, "add_noise.000"), "timesteps")
 
 
 def times_of(t):
@@ -114,7 +114,7 @@ def test_of_two_arrays_of_one_name_the_first_is_compared():
     calls = {"schedule.000": {"output.timesteps": np.array([600.0])}, "add_noise.000": times}
     context = context_of(calls | {"sampler.000": times_of(600.0)})
     assert [row.verdict for row in added_noise.judge_added_noise(context)] == ["equal"]
-    (rest,) = context.ledger.rest([entry_of(context, "add_noise.000")])
+    (rest,) = context.coverage.rest([entry_of(context, "add_noise.000")])
     assert rest[1] == ["input.timesteps"]
 
 
@@ -125,7 +125,7 @@ def test_noise_is_the_one_that_was_given(noise, verdicts):
     calls = {"inputs.000": {"input.latents": NOISE}, "add_noise.000": {"input.noise": noise}}
     context = context_of(calls)
     assert [row.verdict for row in added_noise.judge_added_noise(context)] == verdicts
-    assert context.ledger.has(entry_of(context, "add_noise.000"), "noise")
+    assert context.coverage.has(entry_of(context, "add_noise.000"), "noise")
 
 
 def test_another_time_is_named():
@@ -158,8 +158,8 @@ def test_the_row_of_the_encoder_comes_first(monkeypatch):
         entry = entry_of(context, "add_noise.000")
         rows = [*added_noise._judge_sources(context, entry)]
         assert [x.kind for x in rows] == (["encoded latents"] if row else []) + ["noise"]
-        assert context.ledger.has(entry, "x0") == row
-        explained = {role for _, _, role in context.ledger.reasons}
+        assert context.coverage.has(entry, "x0") == row
+        explained = {role for _, _, role in context.coverage.reasons}
         assert explained == (set() if row else {"x0"})
     assert asked == [("add_noise.000", True, "prepare_latents", True)] * 2
 

@@ -37,7 +37,7 @@ def test_noise_is_added_at_a_time(image, time):
         }
         context = context_of(calls)
         found = verdicts(added_noise.judge_added_noise(context))
-        assert context.ledger.has(entry_of(context, "add_noise.000"), "output", "output")
+        assert context.coverage.has(entry_of(context, "add_noise.000"), "output", "output")
         return [(verdict, cause) for kind, verdict, cause in found if kind == "add_noise"]
 
     right = math.sqrt(alpha_bar) * X + math.sqrt(1.0 - alpha_bar) * NOISE
@@ -106,11 +106,11 @@ def test_each_call_without_known_sizes_is_passed_over():
     context = replace(context_of(calls), model=Sized())
     rows = [*sizes.judge_sizes(context)]
     assert [row.call for row in rows] == ["unet.002", "unet.004"]
-    marked = [c for c in calls if context.ledger.has(entry_of(context, c), "time_ids")]
+    marked = [c for c in calls if context.coverage.has(entry_of(context, c), "time_ids")]
     assert marked == ["unet.002", "unet.003", "unet.004"]
     ours = replace(context_of(calls, params={"original_width": 3}), model=Sized())
     assert not [*sizes.judge_sizes(ours)]
-    explained = {name for name, _, role in ours.ledger.reasons if role == "time_ids"}
+    explained = {name for name, _, role in ours.coverage.reasons if role == "time_ids"}
     assert explained == {"unet.002/", "unet.003/", "unet.004/"}
 
 

@@ -33,7 +33,7 @@ def prepared(got, request=None, method="prepare_mask_latents", model="tiny"):
     calls["mask.000"] = {"output.latents": got}
     context = context_of(calls, model, attributes=of)
     rows = [*images.judge_prepared(context)]
-    return rows, context.ledger.has(entry_of(context, "mask.000"), "latents", "output")
+    return rows, context.coverage.has(entry_of(context, "mask.000"), "latents", "output")
 
 
 def test_latents_of_a_masked_image_are_what_was_drawn():
@@ -75,7 +75,7 @@ def control_rows(*outputs, given=PHOTO, name="control_image", **more):
 def test_control_images_are_those_of_the_request():
     rows, context = control_rows(PHOTO)
     assert summary(rows) == [("control image", "equal", "")]
-    assert context.ledger.has(entry_of(context, "control.000"), "output", "output")
+    assert context.coverage.has(entry_of(context, "control.000"), "output", "output")
     assert control_rows(PHOTO, name="image")[0][0].verdict == "equal"
     causes = {
         "pixels in [-1, 1] instead of [0, 1]": 2.0 * PHOTO - 1.0,
@@ -87,7 +87,7 @@ def test_control_images_are_those_of_the_request():
         assert control_rows(got)[0][0].cause == cause
     rows, context = control_rows(PHOTO, given=None)
     assert rows == []
-    reasons = [*context.ledger.rest([entry_of(context, "control.000")])]
+    reasons = [*context.coverage.rest([entry_of(context, "control.000")])]
     assert reasons == [("control.000", ["output"], "no image of the request is known")]
 
 
@@ -113,7 +113,7 @@ def masks(**arrays):
     request = {f"input.{key[12:]}": x for key, x in given.items()}
     context = context_of({"inputs.000": request, "mask.000": arrays})
     rows = [*images._judge_masks(context)]
-    return rows, [*context.ledger.rest([entry_of(context, "mask.000")])]
+    return rows, [*context.coverage.rest([entry_of(context, "mask.000")])]
 
 
 def test_masked_images_may_be_latents():

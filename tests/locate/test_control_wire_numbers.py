@@ -27,7 +27,7 @@ VALUES = {
 
 
 def why_of(context, role, call=NET):
-    return context.ledger.reasons.get((entry_of(context, call).name, "input", role), "")
+    return context.coverage.reasons.get((entry_of(context, call).name, "input", role), "")
 
 
 # -- a ControlNet is given what the denoiser is given ---------------------------------------------
@@ -39,7 +39,7 @@ def net_rows(argument, got, right, nets=()):
     context = replace(context_of(calls), controlnets=tuple(nets))
     net, network = (entry_of(context, call) for call in calls)
     rows = [*controls._judge_net(context, net, network)]
-    assert context.ledger.has(net, argument) == bool(rows)
+    assert context.coverage.has(net, argument) == bool(rows)
     return rows, context
 
 
@@ -68,12 +68,12 @@ def test_arguments_that_one_side_lacks_are_passed_over(argument, missing):
     calls[missing] = {"output": X}
     context = context_of(calls)
     assert [*controls._judge_net(context, *(entry_of(context, call) for call in calls))] == []
-    assert not context.ledger.reasons and not context.ledger.judged
+    assert not context.coverage.reasons and not context.coverage.judged
 
 
 def test_arguments_of_other_names_are_not_compared():
     rows, context = net_rows("other", X, X)
-    assert rows == [] and not context.ledger.reasons
+    assert rows == [] and not context.coverage.reasons
 
 
 def test_the_denoiser_may_read_further_channels():
@@ -175,7 +175,7 @@ def test_each_step_has_the_rows_of_its_controlnets():
         ("controlnet.001", own, "equal"),
         ("unet.001", "residuals", "differs"),
     ]
-    assert context.ledger.has(entry_of(context, "controlnet.hint.000"), "image")
+    assert context.coverage.has(entry_of(context, "controlnet.hint.000"), "image")
 
 
 def test_controlnets_between_calls_of_one_step_belong_to_the_later_call():
@@ -203,4 +203,4 @@ def test_controlnets_between_calls_of_one_step_belong_to_the_later_call():
 def test_the_names_of_calls_of_controlnets(call, known):
     context = context_of({call: {"input.sample": X}})
     assert [*controls.judge_controls(context)] == []
-    assert context.ledger.has(entry_of(context, call), "sample") == known
+    assert context.coverage.has(entry_of(context, call), "sample") == known

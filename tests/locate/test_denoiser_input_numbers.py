@@ -16,7 +16,7 @@ UNET, TRANSFORMER, STEP = "unet.000", "transformer.000", "sampler.000"
 
 
 def why_of(context, call, role):
-    return context.ledger.reasons.get((entry_of(context, call).name, "input", role), "")
+    return context.coverage.reasons.get((entry_of(context, call).name, "input", role), "")
 
 
 # -- positions ------------------------------------------------------------------------------------
@@ -52,14 +52,14 @@ def test_positions_are_those_of_the_tokens(got, word):
     assert row.verdict == ("differs" if word else "equal")
     assert word in row.cause and (row.explained == 0.0 or not word)
     assert (row.call, row.kind) == (TRANSFORMER, "positions") and "img_ids" in row.segment
-    assert context.ledger.has(entry_of(context, TRANSFORMER), "img_ids")
+    assert context.coverage.has(entry_of(context, TRANSFORMER), "img_ids")
 
 
 def test_positions_of_text_are_zero():
     for got, verdict in ((0.0 * PLACES, "equal"), (PLACES, "differs")):
         (row,), context = position_rows({"txt_ids": got})
         assert row.verdict == verdict and "txt_ids" in row.segment
-        assert context.ledger.has(entry_of(context, TRANSFORMER), "txt_ids")
+        assert context.coverage.has(entry_of(context, TRANSFORMER), "txt_ids")
     (row,), _ = position_rows({"img_ids": np.zeros((5, 3))})  # not of these tokens
     assert row.verdict == "equal"
     (row,), _ = position_rows({"img_ids": np.ones((5, 3))})
@@ -75,14 +75,14 @@ def test_positions_are_judged_once_for_all_calls():
         ("2", "differs"),
         ("2", "differs"),
     ]
-    assert len(context.ledger.judged) == 6
+    assert len(context.coverage.judged) == 6
 
 
 def test_calls_without_positions_do_not_hide_the_others():
     wrong = {"img_ids": PLACES[:, :2], "txt_ids": 0.0 * PLACES[:2]}
     rows, context = position_rows({}, wrong, {"img_ids": PLACES[None]}, {"img_ids": PLACES})
     assert [row.call[-1] for row in rows] == ["1", "3"]
-    assert len(context.ledger.judged) == 2
+    assert len(context.coverage.judged) == 2
     for sample in (WIDE[0], WIDE[None]):
         assert position_rows({"img_ids": PLACES}, sample=sample)[0] == []
     calls = {TRANSFORMER: {"input.img_ids": PLACES}}
@@ -158,7 +158,7 @@ def test_sizes_of_other_programs_have_a_reason(name):
     calls = {UNET: {"input.sample": X, "input.time_ids": np.zeros((1, 6))}}
     context = replace(context_of(calls, params={name: 1}), model=Sized())
     assert [*sizes.judge_sizes(context)] == []
-    assert why_of(context, UNET, "time_ids") and not context.ledger.judged
+    assert why_of(context, UNET, "time_ids") and not context.coverage.judged
 
 
 # -- whole runs -----------------------------------------------------------------------------------

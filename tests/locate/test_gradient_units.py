@@ -274,7 +274,7 @@ def judged_step(**arrays):
     kept = {name: x for name, x in known.items() if x is not None}
     context = context_of({"train.000": kept})
     rows = [*training.judge_training(context)]
-    left = [role for _, roles, _ in context.ledger.rest([entry_of(context, "train.000")])
+    left = [role for _, roles, _ in context.coverage.rest([entry_of(context, "train.000")])
             for role in roles]  # fmt: skip
     return [(row.kind, row.verdict) for row in rows], left, rows
 

@@ -25,7 +25,7 @@ def moved(x, by):
 
 
 def why_of(context, role, call=NET):
-    return context.ledger.reasons.get((entry_of(context, call).name, "input", role), "")
+    return context.coverage.reasons.get((entry_of(context, call).name, "input", role), "")
 
 
 # -- which ControlNet -----------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def latents_of(
     context = context_of(calls, MODEL, attributes=of, params=params)
     context = replace(context, controlnets=tuple(nets))
     rows = [*hints.judge_hint(context, entry_of(context, net))]
-    assert context.ledger.has(entry_of(context, net), "hint") == bool(rows)
+    assert context.coverage.has(entry_of(context, net), "hint") == bool(rows)
     return rows[0] if rows else None, context
 
 
@@ -248,7 +248,7 @@ def mode_of(got, net=NET, role="controlnet_mode", diffusers=True, **manifest):
     context = context_of(calls | (STEP if diffusers else {}), **manifest)
     context = replace(context, controlnets=(SimpleNamespace(),) * 2)
     rows = [*hints.judge_mode(context, entry_of(context, net))]
-    known = got is not None and context.ledger.has(entry_of(context, net), role)
+    known = got is not None and context.coverage.has(entry_of(context, net), role)
     assert known == bool(rows)
     return rows[0] if rows else None, context
 
@@ -294,7 +294,7 @@ def test_kinds_that_are_not_known_have_a_reason():
     row, context = mode_of([2], SECOND, diffusers=False, params={"control": [{"mode": 2}]})
     assert row is None and why_of(context, "controlnet_mode", SECOND)
     row, context = mode_of(None, request={"control_mode": 2})
-    assert row is None and not context.ledger.reasons
+    assert row is None and not context.coverage.reasons
     turns = {"control": [{"end": 0.5, "mode": 2}, {"mode": 2}]}
     row, context = mode_of([2], diffusers=False, params=turns)
-    assert row is None and not context.ledger.reasons  # of which ControlNet is not known
+    assert row is None and not context.coverage.reasons  # of which ControlNet is not known

@@ -121,7 +121,7 @@ def test_scales_are_those_that_were_asked_for(got, count):
         context = context_of(calls, params={"cfg_scale": SCALE} | more)
         rows = [row for row in judge_asked(context) if row.kind == "guidance scale"]
         assert [row.verdict for row in rows] == [verdict] * count
-        assert context.ledger.has(entry_of(context, "guidance.000"), "scale")
+        assert context.coverage.has(entry_of(context, "guidance.000"), "scale")
 
 
 def test_the_scales_of_all_images_are_those_that_were_asked_for():
@@ -157,7 +157,7 @@ def test_masks_of_tokens():
         context = context_of({"text_encoder.000": {"input.attention_mask": mask}})
         entry = entry_of(context, "text_encoder.000")
         (row,) = tokens._judge_mask(context, entry, wanted, masked)
-        assert context.ledger.has(entry, "attention_mask")
+        assert context.coverage.has(entry, "attention_mask")
         return row.verdict, row.cause, row.error
 
     assert row_of(wanted) == ("equal", "", 0.0)
@@ -184,7 +184,8 @@ def test_weights_of_prompts_that_are_one_are_compared():
     for weights, compared in (([1.0, 1.0], True), ([1.0, 1.5], False)):
         context = context_of({"tokens.000": {"output.weights": np.array([weights])}})
         assert not [*tokens._judge_given(context)]
-        assert context.ledger.has(entry_of(context, "tokens.000"), "weights", "output") == compared
+        entry = entry_of(context, "tokens.000")
+        assert context.coverage.has(entry, "weights", "output") == compared
 
 
 def test_the_prompts_of_a_run():

@@ -26,7 +26,7 @@ def moved(x, by):
 
 
 def why_of(context, call, role, side="input"):
-    return context.ledger.reasons.get((entry_of(context, call).name, side, role), "")
+    return context.coverage.reasons.get((entry_of(context, call).name, side, role), "")
 
 
 # -- pixels ---------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def masked(arrays, **request):
 
 def test_a_mask_that_was_not_recorded_has_no_reason():
     rows, context = masked({"input.other": WHITE}, mask_image=WHITE)
-    assert rows == [] and not context.ledger.reasons
+    assert rows == [] and not context.coverage.reasons
     rows, context = masked({"input.masked_image": SIGNED}, image=PHOTO)
     assert rows == [] and why_of(context, "mask.000", "masked_image")
 
@@ -192,7 +192,8 @@ def test_images_may_round(by, verdict):
     (row,), context = encoded(moved(SIGNED, by), PHOTO)
     assert (row.verdict, row.allowed) == (verdict, 1e-5)
     entry = entry_of(context, "vae.encode.000")
-    assert context.ledger.has(entry, "image") and not context.ledger.has(entry, "image", "output")
+    assert context.coverage.has(entry, "image")
+    assert not context.coverage.has(entry, "image", "output")
 
 
 def test_images_of_which_nothing_is_known_are_what_was_given():
@@ -200,8 +201,8 @@ def test_images_of_which_nothing_is_known_are_what_was_given():
     context = context_of(calls)
     assert [*images._judge_encoded_images(context)] == []
     entries = context.calls("vae.encode")
-    assert all(context.ledger.has(entry, "image") for entry in entries)
-    assert not any(context.ledger.has(entry, "other") for entry in entries)
+    assert all(context.coverage.has(entry, "image") for entry in entries)
+    assert not any(context.coverage.has(entry, "other") for entry in entries)
 
 
 def test_methods_of_encoders():
@@ -217,7 +218,7 @@ def test_methods_of_encoders():
 def test_a_map_of_classes_is_what_was_given():
     context = context_of({"cond_stage.000": {"input.map": WHITE, "output": PHOTO}})
     assert [*images.judge_images(context)] == []
-    assert context.ledger.has(entry_of(context, "cond_stage.000"), "map")
+    assert context.coverage.has(entry_of(context, "cond_stage.000"), "map")
 
 
 def test_all_images_of_a_run_are_judged():
@@ -252,7 +253,7 @@ def posterior(drawn, logvar=0.0, **outputs):
     calls = {"vae.encode.000": found | outputs, "posterior.000": {"output": drawn}}
     context = context_of(calls, attributes={"posterior.000": {"encoder": "vae.encode.000"}})
     rows = [*images._judge_posteriors(context)]
-    seen = context.ledger.has(entry_of(context, "posterior.000"), "output", "output")
+    seen = context.coverage.has(entry_of(context, "posterior.000"), "output", "output")
     return [(row.kind, row.call, row.verdict) for row in rows], seen
 
 
@@ -298,4 +299,4 @@ def test_latents_of_each_mask_are_those_of_the_request():
     rows = [(row.call, row.verdict) for row in images.judge_prepared(context)]
     verdicts = ("equal", "differs", "equal")
     assert rows == [(f"mask.00{i}", verdict) for i, verdict in enumerate(verdicts)]
-    assert len(context.ledger.judged) == 3
+    assert len(context.coverage.judged) == 3

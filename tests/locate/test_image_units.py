@@ -59,7 +59,7 @@ def masked_run(**changes):
     )
     first, *others = images._judge_masks(context)
     # whatever is wrong: every array was compared
-    assert not [*context.ledger.rest([entry_of(context, "mask.000")])]
+    assert not [*context.coverage.rest([entry_of(context, "mask.000")])]
     return {"given": first} | {row.kind: row for row in others}
 
 

@@ -95,7 +95,7 @@ def scale_rows(got, networks=1, **request):
     context = context_of(calls, request=request)
     entry = entry_of(context, "guidance.000")
     rows = [row for row in judge_asked(context) if row.kind.startswith("guidance ")]
-    marked = {role for role in got if context.ledger.has(entry, role)}
+    marked = {role for role in got if context.coverage.has(entry, role)}
     return [(row.kind, row.verdict, row.cause or row.note) for row in rows], marked
 
 

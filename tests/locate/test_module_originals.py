@@ -89,7 +89,7 @@ def test_autoencoders_are_judged_again_with_frames(monkeypatch):
     def judge(problems):
         def run(self, port, call, dtype, frames):
             seen.append((call.kind, frames))
-            replay = SimpleNamespace(visited=set(), ledger=SimpleNamespace(rest=lambda *x: []))
+            replay = SimpleNamespace(visited=set(), coverage=SimpleNamespace(rest=lambda *x: []))
             replay.copies = SimpleNamespace(module=self)
             return port, SimpleNamespace(rows=[f"frames {frames}"]), replay, problems[frames]
 
@@ -495,8 +495,8 @@ def test_arrays_of_layers_that_ran_have_a_row_if_nothing_compared_them():
     trace = build_trace({f"{CALL}/{name}": X.numpy() for name in names})
     replay, _ = replayed(made(Net), trace, Noted())
     replay.visited.add("a")
-    replay.ledger.note([ArrayName(f"{CALL}/a", "input", "input")])
-    replay.ledger.note([ArrayName(f"{CALL}/", "output", "output")])
+    replay.coverage.note([ArrayName(f"{CALL}/a", "input", "input")])
+    replay.coverage.note([ArrayName(f"{CALL}/", "output", "output")])
     found = [(row.layer, row.kind, row.verdict) for row in original._rest(replay, trace, CALL)]
     assert sorted(found) == [("", "recorded", "not judged"), ("a", "recorded", "not judged")]
     notes = {row.layer: row.note for row in original._rest(replay, trace, call_of(trace))}

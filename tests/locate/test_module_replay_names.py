@@ -42,7 +42,7 @@ def assert_followed(network, *given):
     replay, observer = followed(network, trace, **arguments)
     for point in observer.points:
         np.testing.assert_allclose(point.computed, point.recorded, rtol=1e-4, atol=1e-6)
-    assert [*replay.ledger.rest([*trace.entries])] == [] and not observer.skipped
+    assert [*replay.coverage.rest([*trace.entries])] == [] and not observer.skipped
     assert replay.visited == {entry.layer for entry in trace.entries if entry.layer}
     assert replay._around == [] == replay._frames and replay.names.scopes == []
     return replay, observer
@@ -106,7 +106,7 @@ def test_a_context_of_its_own_that_was_not_given_is_not_compared():
     port = build_trace(arrays, {"entries": [changed]})
     replay, _ = followed(network, port, x=LONG)
     rest = [
-        role for _, roles, _ in replay.ledger.rest([port.find(CALL, "block")]) for role in roles
+        role for _, roles, _ in replay.coverage.rest([port.find(CALL, "block")]) for role in roles
     ]
     assert rest == ["input.context"]
 

@@ -69,7 +69,7 @@ def test_points_know_what_leads_to_them(layers):
         assert point.computed.dtype == np.float64 and point.part == 0 and point.unit == 0.0
     entries = [entry for entry in trace.entries if entry.layer]
     assert replay.visited == {entry.layer for entry in entries} and not observer.skipped
-    assert [*replay.ledger.rest([*trace.entries])] == []
+    assert [*replay.coverage.rest([*trace.entries])] == []
     assert [name for name, _ in replay.recent] == [
         p.call.name for p in observer.points if p.call.name and not p.role
     ]
@@ -176,7 +176,7 @@ def test_layers_of_several_arrays_have_a_point_for_each():
     (again,) = [p.call.compute for key, p in found.items() if key == ("", 1)]
     changed = again({**found["", 1].inputs, "more": 0.0 * b})
     np.testing.assert_allclose(changed[1], (a + b) * a, rtol=1e-6)
-    assert {"x", "more", "other"} <= {role for _, side, role in replay.ledger.judged}
+    assert {"x", "more", "other"} <= {role for _, side, role in replay.coverage.judged}
     assert replay.arguments.keys() == {"x", "y"}
 
 
@@ -206,7 +206,7 @@ def test_arrays_may_be_recorded_by_number(inputs, outputs, points):
     replay, observer = followed(network, trace, x=X, y=y)
     found = [p.role or str(p.part) for p in observer.points]
     assert found == points
-    rest = [role for _, roles, _ in replay.ledger.rest([*trace.entries]) for role in roles]
+    rest = [role for _, roles, _ in replay.coverage.rest([*trace.entries]) for role in roles]
     assert rest == (["input.unheard", "output.unheard.0"] if "unheard" in inputs else [])
     for point in observer.points:
         np.testing.assert_allclose(point.computed, point.recorded, rtol=1e-5)

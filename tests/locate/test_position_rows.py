@@ -16,7 +16,7 @@ def rows_of(img_ids, txt_ids, calls=1):
     rows = [*sizes.judge_positions(context)]
     for i in range(calls):
         entry = entry_of(context, f"unet.{i:03}")
-        assert context.ledger.has(entry, "img_ids") and context.ledger.has(entry, "txt_ids")
+        assert context.coverage.has(entry, "img_ids") and context.coverage.has(entry, "txt_ids")
     return [(row.segment.split()[-1], row.verdict, row.cause) for row in rows]
 
 

@@ -55,7 +55,7 @@ def prepared(rows, given=(A, B), each=None, kind="control", name="control_image"
     context = context_of(calls, params=params)
     found = [row.verdict for row in images.judge_images(context)]
     entry = entry_of(context, f"{kind}.000")
-    return found, context.ledger.reasons.get((entry.name, "output", "output"), "")
+    return found, context.coverage.reasons.get((entry.name, "output", "output"), "")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ UNHEARD = {"class": "UnheardOfScheduler", "config": {}}
 
 
 def why_of(context, call, role, side="input"):
-    return context.ledger.reasons.get((entry_of(context, call).name, side, role), "")
+    return context.coverage.reasons.get((entry_of(context, call).name, side, role), "")
 
 
 # -- the first state ------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def initial(model="tiny", noise=X, state=X, first=None, encoded=False, **manifes
     context = context_of(calls, model, attributes=attributes, **manifest)
     rows = [(x.call, x.kind, x.verdict) for x in initial_noise.judge_initial(context)]
     reason = why_of(context, "initial", "output", "output")
-    return rows, reason, context.ledger.has(entry_of(context, "initial"), "output", "output")
+    return rows, reason, context.coverage.has(entry_of(context, "initial"), "output", "output")
 
 
 def test_the_noise_of_a_flow_is_judged_without_its_scheduler():
@@ -59,7 +59,7 @@ def test_a_schedule_of_an_unknown_scheduler_is_not_judged():
     context = context_of({"schedule.000": arrays, "sampler.000": {}}, scheduler=UNHEARD)
     (row,) = schedule.judge_schedule(context)
     assert (row.kind, row.verdict) == ("schedule", "not judged") and "UnheardOf" in row.note
-    assert not [*context.ledger.rest([entry_of(context, "schedule.000")])]
+    assert not [*context.coverage.rest([entry_of(context, "schedule.000")])]
 
 
 def test_the_last_alpha_bar_of_a_rescaled_table_may_be_zero():
@@ -152,7 +152,7 @@ def residual_of(nets, got, model="tiny", **manifest):
     context = context_of(calls, model, **manifest)
     of = [entry_of(context, f"controlnet.00{i}") for i in range(len(nets))]
     rows = [*residuals.judge_residuals(context, entry_of(context, "unet.000"), of)]
-    why = {role.removeprefix("control."): x for (_, _, role), x in context.ledger.reasons.items()}
+    why = {role.removeprefix("control."): x for (_, _, role), x in context.coverage.reasons.items()}
     return [row.verdict for row in rows], why
 
 
@@ -198,7 +198,7 @@ def test_noise_that_is_added_at_no_known_time_is_not_judged(t, scheduler):
     rows = [x for x in added_noise.judge_added_noise(context) if x.kind == "add_noise"]
     assert [row.verdict for row in rows] == ["not judged"]
     assert (str(t) if scheduler is None else "UnheardOf") in rows[0].note
-    assert context.ledger.has(entry_of(context, "add_noise.000"), "output", "output")
+    assert context.coverage.has(entry_of(context, "add_noise.000"), "output", "output")
 
 
 def test_latents_to_which_noise_is_added_may_be_given():
@@ -206,7 +206,7 @@ def test_latents_to_which_noise_is_added_may_be_given():
         calls = {"inputs.000": {"input.image": image}, "add_noise.000": {"input.x0": x0}}
         context = context_of(calls)
         rows = [*added_noise._judge_sources(context, entry_of(context, "add_noise.000"))]
-        assert context.ledger.has(entry_of(context, "add_noise.000"), "x0")
+        assert context.coverage.has(entry_of(context, "add_noise.000"), "x0")
         return [row.verdict for row in rows if row.kind == "encoded latents"]
 
     assert verdicts(X, X) == verdicts(np.concatenate([X, X]), X) == ["equal"]

@@ -62,8 +62,8 @@ def run_of(got, means, calls=1, rows=1, params=None):
     digests = {"references": ["x"] * len(means)}
     context = context_of_flux2(arrays, params=digests if params is None else params)
     found = [*judge_references(context)]
-    seen = [context.ledger.has(entry, TOKENS) for entry in context.calls("transformer")]
-    return found, seen, {*context.ledger.reasons.values()}
+    seen = [context.coverage.has(entry, TOKENS) for entry in context.calls("transformer")]
+    return found, seen, {*context.coverage.reasons.values()}
 
 
 def test_references_are_the_normalised_latents_of_each_image_in_their_order():
@@ -170,8 +170,8 @@ def hint_run(
     context = replace(context, controlnets=(net,) * count)
     entry = entry_of(context, f"controlnet.{call:03}")
     rows = [*hints.judge_hint(context, entry)]
-    assert context.ledger.has(entry, "hint") == bool(rows)
-    return (rows[0].verdict, rows[0].cause) if rows else tuple({*context.ledger.reasons.values()})
+    assert context.coverage.has(entry, "hint") == bool(rows)
+    return (rows[0].verdict, rows[0].cause) if rows else tuple({*context.coverage.reasons.values()})
 
 
 def latents_of(model="flux-tiny", i=0):

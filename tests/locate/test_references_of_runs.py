@@ -111,8 +111,8 @@ def test_arrays_that_are_not_known_have_a_reason_and_those_compared_are_marked()
     context = context_of_run([{**right, TOKENS: wide}, right], means, params=params)
     rows_of(context)
     first, second = context.calls("transformer")
-    assert context.ledger.reasons.keys() >= {(first.name, "input", TOKENS)}
-    found = [context.ledger.has(x, name) for x in (first, second) for name in (TOKENS, POSITIONS)]
+    assert context.coverage.reasons.keys() >= {(first.name, "input", TOKENS)}
+    found = [context.coverage.has(x, name) for x in (first, second) for name in (TOKENS, POSITIONS)]
     assert found == [False, True, True, True]
 
 

@@ -42,13 +42,13 @@ def run_of(nets, got, model=None, controlnets=(), diffusers=False, **manifest):
     context = replace(context, controlnets=controlnets, model=model or context.model)
     of = [entry_of(context, f"controlnet.{i:03}") for i in range(len(nets))]
     rows = [*residuals.judge_residuals(context, network, of)]
-    seen = {role for role in got if context.ledger.has(network, f"control.{role}")}
+    seen = {role for role in got if context.coverage.has(network, f"control.{role}")}
     assert seen == ({*got} - {*reasons(context)} if rows else set())
     return rows, context
 
 
 def reasons(context):
-    return {role.removeprefix("control."): x for (*_, role), x in context.ledger.reasons.items()}
+    return {role.removeprefix("control."): x for (*_, role), x in context.coverage.reasons.items()}
 
 
 def test_residuals_have_one_row_of_all():
@@ -142,7 +142,7 @@ def test_residuals_that_one_of_two_controlnets_returns():
     first, second = {"mid": X, "blocks.0": Y}, {"mid": Z}
     got = {"mid": X + Z, "blocks.0": Y}
     (row,), context = run_of([first, second], got, model_with())
-    assert row.verdict == "equal" and not context.ledger.reasons
+    assert row.verdict == "equal" and not context.coverage.reasons
     rows, context = run_of([first, {"blocks.0": Z}], {"mid": X}, model_with())
     assert rows == [] and "not recorded" in reasons(context)["mid"]
     rows, context = run_of([first, {"mid": Z[..., :1]}], got, model_with())

@@ -149,8 +149,8 @@ def hint_row(got, *images):
     context = context_of(calls)
     net = entry_of(context, "controlnet.000")
     found = verdicts(hints.judge_hint(context, net))
-    assert context.ledger.has(net, "hint") == bool(found)
-    return found[0][1:] if found else tuple({*context.ledger.reasons.values()})
+    assert context.coverage.has(net, "hint") == bool(found)
+    return found[0][1:] if found else tuple({*context.coverage.reasons.values()})
 
 
 def test_hints_of_controlnets():

@@ -92,7 +92,7 @@ def table_row(change):
     context = context_of(calls, params={"steps": 4})
     row = next(schedule.judge_schedule(context))
     assert row.kind == "alphas_cumprod"
-    assert context.ledger.has(entry_of(context, "schedule.000"), "alphas_cumprod", "output")
+    assert context.coverage.has(entry_of(context, "schedule.000"), "alphas_cumprod", "output")
     return row
 
 
@@ -244,8 +244,8 @@ def judged(change, model="tiny", **params):
     context = context_of(calls, model, params=wanted)
     rows = {row.kind: row for row in schedule.judge_schedule(context)}
     entry = entry_of(context, "schedule.000")
-    assert context.ledger.has(entry, "timesteps", "output")
-    assert context.ledger.has(entry, "sigmas", "output") == ("sigmas" in rows)
+    assert context.coverage.has(entry, "timesteps", "output")
+    assert context.coverage.has(entry, "sigmas", "output") == ("sigmas" in rows)
     return rows, made
 
 
@@ -331,7 +331,7 @@ def test_levels_of_a_request_are_compared_with_no_others():
     context = context_of({"schedule.000": arrays, "sampler.000": {"input.x": X}})
     assert not [*schedule.judge_schedule(context)]
     entry = entry_of(context, "schedule.000")
-    assert context.ledger.has(entry, "timesteps") and context.ledger.has(entry, "sigmas")
+    assert context.coverage.has(entry, "timesteps") and context.coverage.has(entry, "sigmas")
 
 
 def test_schedules_that_are_made_again():
@@ -347,9 +347,9 @@ def test_schedules_that_are_made_again():
         entries = [entry_of(context, name) for name in calls]
         rows = [*schedule._judge_again(context, *entries)]
         marked = [
-            context.ledger.has(entries[1], role, "output") for role in ("timesteps", "sigmas")
+            context.coverage.has(entries[1], role, "output") for role in ("timesteps", "sigmas")
         ]
-        why = {key[1:]: words for key, words in context.ledger.reasons.items()}
+        why = {key[1:]: words for key, words in context.coverage.reasons.items()}
         return [(row.call, row.kind, row.verdict) for row in rows], marked, why
 
     rows, marked, why = rows_of()

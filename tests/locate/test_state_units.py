@@ -26,8 +26,8 @@ def again(second, **manifest):
     context = context_of({"schedule": first, "schedule~1": changed}, **manifest)
     entries = context.calls("schedule")
     rows = [*schedule._judge_again(context, *entries)]
-    marked = {name for name in second if context.ledger.has(entries[1], name, "output")}
-    reasons = {role: why for (_, _, role), why in context.ledger.reasons.items()}
+    marked = {name for name in second if context.coverage.has(entries[1], name, "output")}
+    reasons = {role: why for (_, _, role), why in context.coverage.reasons.items()}
     return [(row.kind, row.verdict) for row in rows], marked, reasons
 
 
@@ -92,7 +92,7 @@ def added(noises, asked=None, numbers=(0, 1), **manifest):
     rows = []
     for entry in context.calls("add_noise"):
         rows += added_noise._judge_noise(context, entry)
-        assert context.ledger.has(entry, "noise") == ("noise" in entry.inputs)
+        assert context.coverage.has(entry, "noise") == ("noise" in entry.inputs)
     return [(row.call, row.verdict) for row in rows]
 
 
@@ -114,8 +114,8 @@ def test_images_of_added_noise_may_be_given():
         context = context_of(calls)
         entry = entry_of(context, "add_noise.000")
         rows = [*added_noise._judge_sources(context, entry)]
-        why = context.ledger.reasons.get((entry.name, "input", "original_samples"), "")
-        marked = context.ledger.has(entry, "original_samples")
+        why = context.coverage.reasons.get((entry.name, "input", "original_samples"), "")
+        marked = context.coverage.has(entry, "original_samples")
         return [(row.kind, row.verdict) for row in rows], marked, why
 
     assert rows_of(X) == ([], True, "")

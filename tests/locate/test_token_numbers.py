@@ -53,10 +53,10 @@ def test_each_encoder_has_its_tokenizer(monkeypatch):
     rows, context = rows_of(calls, "sd3-tiny")
     both = ["a cat", ""]
     assert rows == [] and asked == [(0, both, 16), (1, both, 5), (2, both, 16)]
-    reasons = {name: why for (name, _, role), why in context.ledger.reasons.items()
+    reasons = {name: why for (name, _, role), why in context.coverage.reasons.items()
                if role == "input_ids"}  # fmt: skip
     assert [*reasons] == ["text_encoder/", "text_encoder_2/", "text_encoder_3/"]
-    assert not context.ledger.judged
+    assert not context.coverage.judged
 
 
 def test_where_ids_are_wrong():
@@ -158,11 +158,11 @@ def test_tokens_of_each_encoder_are_those_of_its_calls(number):
     }
     rows, context = given(calls)
     entry = entry_of(context, recorded)
-    assert rows == {} and context.ledger.has(entry, "ids", "output")
+    assert rows == {} and context.coverage.has(entry, "ids", "output")
     calls[name] = {"input.input_ids": READ + 7}
     rows, context = given(calls)
     assert rows == {recorded: ("differs", math.inf)}
-    assert context.ledger.has(entry_of(context, recorded), "ids", "output")
+    assert context.coverage.has(entry_of(context, recorded), "ids", "output")
 
 
 def test_tokens_without_ids_leave_the_others():
@@ -174,8 +174,8 @@ def test_tokens_without_ids_leave_the_others():
     }
     rows, context = given(calls)
     assert rows == {"tokens.002": ("differs", math.inf)}
-    assert context.ledger.has(entry_of(context, "tokens.000"), "weights", "output")
-    assert not context.ledger.has(entry_of(context, "tokens.001"), "ids", "output")
+    assert context.coverage.has(entry_of(context, "tokens.000"), "weights", "output")
+    assert not context.coverage.has(entry_of(context, "tokens.001"), "ids", "output")
 
 
 def test_tokens_may_be_those_of_several_calls():
@@ -190,8 +190,8 @@ def test_tokens_may_be_those_of_several_calls():
     assert given(calls)[0] == {}
     calls["text_encoder.001"] = {"output": np.zeros((1, 3, 4))}
     rows, context = given(calls)
-    assert rows == {} and not context.ledger.has(entry_of(context, "tokens"), "ids", "output")
-    assert ("tokens/", "output", "ids") in context.ledger.reasons
+    assert rows == {} and not context.coverage.has(entry_of(context, "tokens"), "ids", "output")
+    assert ("tokens/", "output", "ids") in context.coverage.reasons
     del calls["text_encoder.001"]
     assert given(calls)[0] == {"tokens": ("differs", math.inf)}
 
@@ -217,7 +217,7 @@ def mask_row(mask, wanted, masked=True, role="attention_mask"):
     context = context_of({"text_encoder": {f"input.{role}": mask}}, MASKED)
     entry = entry_of(context, "text_encoder")
     rows = [*tokens._judge_mask(context, entry, np.asarray(wanted), masked)]
-    assert context.ledger.has(entry, role) == bool(rows)
+    assert context.coverage.has(entry, role) == bool(rows)
     assert all((row.kind, row.layer) == ("tokens", "attention_mask") for row in rows)
     return [(row.verdict, row.cause, row.error) for row in rows]
 

@@ -27,8 +27,8 @@ def test_recorded_tokens_are_those_of_a_call(encoder, prompt):
         calls = {"tokens.000": {"output.ids": own}, f"{encoder}.000": {f"input.{role}": read}}
         context = context_of(calls, "sd3-tiny", attributes=attributes)
         rows = [row.verdict for row in tokens._judge_given(context)]
-        reasons = [why for (name, *_), why in context.ledger.reasons.items() if "tokens" in name]
-        return rows, context.ledger.has(entry_of(context, "tokens.000"), "ids", "output"), reasons
+        reasons = [why for (name, *_), why in context.coverage.reasons.items() if "tokens" in name]
+        return rows, context.coverage.has(entry_of(context, "tokens.000"), "ids", "output"), reasons
 
     equal = ([], True, [])
     assert judged_of(ids[:1], ids) == judged_of(ids[::-1], ids) == equal

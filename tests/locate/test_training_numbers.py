@@ -42,7 +42,7 @@ def step_of(model="tiny", dtype="float32", params=None, scale=None, **arrays):
     marked = {
         key
         for key in given
-        if context.ledger.has(entry, key.partition(".")[2], key.partition(".")[0])
+        if context.coverage.has(entry, key.partition(".")[2], key.partition(".")[0])
     }
     return rows, marked, context
 

@@ -10,8 +10,8 @@ from host_units import context_of, entry_of, model_of, normal
 
 from ldmref.locate.pipeline import controls, images
 from ldmref.locate.pipeline.asked import judge_asked
+from ldmref.locate.pipeline.coverage import Coverage, rows_of_rest
 from ldmref.locate.pipeline.hints import judge_hint
-from ldmref.locate.pipeline.ledger import Ledger, rows_of_rest
 from ldmref.locate.pipeline.schedule import judge_schedule
 from ldmref.locate.preflight import missing_layers
 from ldmref.locate.replay.networks import _CallSizes, _clip_skip, number_controlnet
@@ -62,7 +62,7 @@ def test_a_controlnet_is_given_what_the_denoiser_is():
     # One array of another shape does not keep the others from being compared.
     found, context = rows_of(**{"input.sample": X[..., :4]})
     assert found == dict.fromkeys(kinds - {"ControlNet's sample"}, "equal")
-    assert not context.ledger.has(entry_of(context, "controlnet.000"), "sample")
+    assert not context.coverage.has(entry_of(context, "controlnet.000"), "sample")
 
 
 def test_calls_of_controlnets_before_a_denoiser():
@@ -98,7 +98,7 @@ def test_a_controlnet_alone_is_given_what_it_reads(others, given):
     calls = {"controlnet.000": {"input.sample": X}} | {x: {"output": X} for x in others}
     context = context_of(calls)
     assert [*controls.judge_controls(context)] == []
-    assert context.ledger.has(entry_of(context, "controlnet.000"), "sample") == given
+    assert context.coverage.has(entry_of(context, "controlnet.000"), "sample") == given
 
 
 def test_the_number_of_a_controlnet():
@@ -188,7 +188,7 @@ def encoded(got, given=None, **more):
     calls |= {"vae.encode.000": {"input.image": got}, **more}
     context = context_of(calls)
     rows = verdicts(images._judge_encoded_images(context))
-    return rows, context.ledger.has(entry_of(context, "vae.encode.000"), "image")
+    return rows, context.coverage.has(entry_of(context, "vae.encode.000"), "image")
 
 
 def test_images_that_are_encoded():
@@ -208,7 +208,7 @@ def test_images_that_are_encoded():
     other = {"inputs.000": {"input.prompt": np.zeros(1)}, "vae.encode.000": {"input.image": right}}
     context = context_of(other)
     assert not [*images._judge_encoded_images(context)]
-    assert not context.ledger.has(entry_of(context, "vae.encode.000"), "image")
+    assert not context.coverage.has(entry_of(context, "vae.encode.000"), "image")
 
 
 # -- what is given --------------------------------------------------------------------------------
@@ -219,19 +219,19 @@ def test_what_nothing_compared_is_a_row():
         {"sampler.000": {"input.x": X, "output": Y}, "unet.000": {"input.x": X, "output": Y}}
     )
     step, network = (entry_of(context, x) for x in ("sampler.000", "unet.000"))
-    ledger = Ledger()
+    coverage = Coverage()
     x, output = ArrayName(step.name, "input", "x"), ArrayName(step.name, "output", "output")
-    ledger.explain([x], "why")
-    ledger.explain([x], "other")  # the first reason stands
-    rows = [*rows_of_rest(context.port, ledger, [step], [network])]
+    coverage.explain([x], "why")
+    coverage.explain([x], "other")  # the first reason stands
+    rows = [*rows_of_rest(context.port, coverage, [step], [network])]
     unknown = "nothing that was recorded says what it should be"
     assert [(row.call, row.note) for row in rows] == [
         ("sampler.000", "input.x not compared: why"),
         ("sampler.000", f"output not compared: {unknown}"),
         ("unet.000", f"input.x not compared: {unknown}"),
     ]
-    ledger.note([x, output])
-    assert [row.call for row in rows_of_rest(context.port, ledger, [step], [network])] == [
+    coverage.note([x, output])
+    assert [row.call for row in rows_of_rest(context.port, coverage, [step], [network])] == [
         "unet.000"
     ]
 
@@ -334,7 +334,7 @@ def test_a_hint_of_no_known_controlnet_has_a_reason():
     net = entry_of(context, "controlnet.000")
     assert not [*judge_hint(context, net)]
     why = "which of several ControlNets it is of was not recorded"
-    assert context.ledger.reasons[net.name, "input", "hint"] == why
+    assert context.coverage.reasons[net.name, "input", "hint"] == why
     for whole in ({"start": 0, "end": 1}, {}):
         context = context_of(calls, params={"control": [whole, {}]})
         assert [*judge_hint(context, entry_of(context, "controlnet.000"))]

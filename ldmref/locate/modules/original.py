@@ -22,7 +22,7 @@ from ldmref.locate.modules.repeated import NetworkCopies
 from ldmref.locate.modules.replay import ModuleReplay, ReadResult
 from ldmref.locate.modules.watched import WatchedLayer
 from ldmref.locate.modules.whole_calls import ConvertedLayers, in_terms_of_module
-from ldmref.locate.pipeline.ledger import KIND, Ledger
+from ldmref.locate.pipeline.coverage import KIND, Coverage
 from ldmref.locate.recorded.unfit import UNFIT, first_line
 from ldmref.locate.recorded.unnamed import ComputedArrays
 from ldmref.locate.replay.points import PointObserver
@@ -470,10 +470,10 @@ def _has_own_names(port: Trace, call: TraceCall) -> bool:
 
 def _rest(replay: ModuleReplay, port: Trace, call: TraceCall) -> Iterator[Row]:
     """Yield a row for what was recorded of the layers that ran, and was not compared."""
-    ledger: Ledger = replay.ledger
+    coverage: Coverage = replay.coverage
     for entry in port.of_call(call):
         if entry.layer in replay.visited or not entry.layer:
-            for _, roles, why in ledger.rest([entry]):
+            for _, roles, why in coverage.rest([entry]):
                 note = f"{', '.join(roles)} not compared: {why or UNUSED}"
                 yield Row(call, entry.layer, KIND, verdict=UNKNOWN, note=note)
 

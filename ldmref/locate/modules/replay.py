@@ -23,7 +23,7 @@ from ldmref.locate.modules.operations import Operation, describe_function, descr
 from ldmref.locate.modules.repeated import NetworkCopies, RepeatedModule, call_with
 from ldmref.locate.modules.streams import is_marked, mark
 from ldmref.locate.modules.watched import WatchedLayer
-from ldmref.locate.pipeline.ledger import Ledger, names_of
+from ldmref.locate.pipeline.coverage import Coverage, names_of
 from ldmref.locate.recorded.names import is_norm, parts_of
 from ldmref.locate.recorded.unfit import first_line
 from ldmref.locate.replay.points import Frame, PointObserver
@@ -56,14 +56,14 @@ class ModuleReplay(RepeatedModule):
         observer: The judge.
 
     Attributes:
-        ledger: The arrays that were compared.
+        coverage: Which arrays were compared.
         convert: Returns an array of a layer, by its name, as the recorder writes it. None: it
             writes them as they are.
     """
 
     def __init__(self, copies: NetworkCopies, port: Trace, call: str, observer: PointObserver):
         super().__init__(copies, port, call, observer)
-        self.ledger = Ledger()
+        self.coverage = Coverage()
         self.convert: Callable[[str, np.ndarray], np.ndarray] | None = None
 
     # -- runs -------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class ModuleReplay(RepeatedModule):
             self._around.pop()
             entry = self.find("")
             if entry is not None:
-                self.ledger.give(names_of(entry, INPUT))
+                self.coverage.give(names_of(entry, INPUT))
                 self._observe_outputs(whole, entry, results[-1], inputs, frame)
 
     def run_alone(self, layer: WatchedLayer, arguments: Mapping[str, Any]) -> None:
@@ -122,7 +122,7 @@ class ModuleReplay(RepeatedModule):
     def attempt(self) -> Iterator[None]:
         """Compute what may fail: the run can go on with another layer, and says what did not end.
 
-        The layers that had begun are visited, and their outputs have the reason in the ledger.
+        The layers that had begun are visited, and the coverage has the reason of their outputs.
         """
         saved = list(self.names.scopes), len(self._around)
         try:
@@ -132,7 +132,7 @@ class ModuleReplay(RepeatedModule):
                 entry = self.find(scope.name)
                 if entry is not None:
                     why = f"it cannot be replayed: {first_line(error)}"
-                    self.ledger.explain(names_of(entry, OUTPUT), why)
+                    self.coverage.explain(names_of(entry, OUTPUT), why)
             self.names.scopes = saved[0]
             del self._around[saved[1] :]
             raise
@@ -220,7 +220,7 @@ class ModuleReplay(RepeatedModule):
             pair = [entry.inputs.get(name) for name in ("input", "context")]
             if pair[0] == pair[1] or self._are_equal(*pair):
                 names.append("context")
-        self.ledger.note(ArrayName(entry.name, INPUT, name) for name in names)
+        self.coverage.note(ArrayName(entry.name, INPUT, name) for name in names)
 
     def _are_equal(self, *names: str | None) -> bool:
         """Return whether recorded arrays hold the same; a file without a manifest has each."""
@@ -241,7 +241,7 @@ class ModuleReplay(RepeatedModule):
         tensors = dict(find_tensors(made, "output"))
         for raw, name in zip(form.roles, form.recorded_names(entry), strict=True):
             if name is not None:
-                self.ledger.note([ArrayName(entry.name, OUTPUT, name)])
+                self.coverage.note([ArrayName(entry.name, OUTPUT, name)])
                 mark(tensors[raw])
         return made
 

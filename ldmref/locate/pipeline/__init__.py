@@ -13,7 +13,7 @@ and training.
 | `diffusers_images`      | its images, its mask and its noise                          |
 | `evaluations`           | which recorded calls belong to an evaluation                |
 | `port_run`, `context`   | a recorded run, its scheduler, and the comparison           |
-| `ledger`                | what was compared: the rest is "not judged"                 |
+| `coverage`              | what was compared: the rest is "not judged"                 |
 | `missing_inputs`        | inputs of networks that were not recorded                   |
 | `roles`                 | the names under which the inputs of networks are recorded   |
 | `passes`                | splits a trace into its runs and batches                    |
@@ -43,11 +43,11 @@ from ldmref.locate.pipeline.added_noise import judge_added_noise
 from ldmref.locate.pipeline.asked import judge_asked, judge_embedded_scale
 from ldmref.locate.pipeline.context import PipelineContext
 from ldmref.locate.pipeline.controls import judge_controls
+from ldmref.locate.pipeline.coverage import Coverage, names_of, rows_of_rest
 from ldmref.locate.pipeline.diffusers_run import view_run
 from ldmref.locate.pipeline.gradients import judge_gradients
 from ldmref.locate.pipeline.images import judge_images, judge_prepared
 from ldmref.locate.pipeline.initial import judge_initial
-from ldmref.locate.pipeline.ledger import Ledger, names_of, rows_of_rest
 from ldmref.locate.pipeline.missing_inputs import fill_inputs, rows_of_missing
 from ldmref.locate.pipeline.noise_tests import judge_noises
 from ldmref.locate.pipeline.passes import split_passes
@@ -148,7 +148,7 @@ def _judge_networks_alone(context: PipelineContext) -> list[Row]:
     """Return the rows of networks and guidance without steps: what they read is given."""
     for entry in context.port.entries:
         if entry.call.network or entry.call.kind == COMBINE.call:
-            context.ledger.give(names_of(entry, INPUT))
+            context.coverage.give(names_of(entry, INPUT))
     rows = [*try_judge(judge_sizes, context), *_visit_guidances(context)]
     return [*rows, *_rows_of_rest(context)]
 
@@ -163,7 +163,7 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
 def _visit_guidances(context: PipelineContext) -> list[Row]:
     """Return the rows of guidance, each call by itself."""
     found = visit_guidances(context.port, context.model, context.path, context.epsilon)
-    context.ledger.note(found.computed)
+    context.coverage.note(found.computed)
     return found.rows()
 
 
@@ -176,10 +176,10 @@ def _follow_own(context: PipelineContext, guide: LatentDiffusion | None) -> list
     if isinstance(followed, str):
         return followed
     context.notes.extend(followed.notes)
-    context.ledger.note(followed.computed)
+    context.coverage.note(followed.computed)
     if not any(name.call.kind == ENCODER for name in followed.computed):
         for entry in context.calls(ENCODER):  # apart from the run
-            context.ledger.give(names_of(entry, INPUT))
+            context.coverage.give(names_of(entry, INPUT))
     return _with_noises(context, followed.rows())
 
 
@@ -210,7 +210,7 @@ def _follow_branches(context: PipelineContext, parts: Sequence[BranchPart]) -> l
         rows += try_judge(judge_schedule, within)
         rows += try_judge(judge_noises, within) if part.begins_anew else []
         rows += replace(followed, computed=mine).rows()
-        context.ledger.note(mine)
+        context.coverage.note(mine)
     return rows
 
 
@@ -227,7 +227,7 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | str:
         The rows, or in words why the run cannot be followed.
     """
     passes = split_passes(context.port)
-    apart = replace(context, ledger=Ledger(), notes=[])
+    apart = replace(context, coverage=Coverage(), notes=[])
     rows: list[Row] = []
     for part in passes:
         whole = None if len(passes) == 1 else context.port
@@ -236,7 +236,7 @@ def follow_diffusers(context: PipelineContext) -> list[Row] | str:
             return found
         rows += found
     context.notes.extend(apart.notes)
-    context.ledger.add(apart.ledger)
+    context.coverage.add(apart.coverage)
     return rows
 
 
@@ -253,15 +253,15 @@ def _follow_pass(apart: PipelineContext) -> list[Row] | str:
         return found.unread
     for entry in apart.calls("initial"):
         if entry.inputs:  # noise that the caller gave
-            apart.ledger.give(names_of(entry, OUTPUT))
+            apart.coverage.give(names_of(entry, OUTPUT))
     if apart.unknown_scheduler:
         for entry in apart.calls("schedule"):
-            apart.ledger.explain(names_of(entry, OUTPUT), apart.unknown_scheduler)
+            apart.coverage.explain(names_of(entry, OUTPUT), apart.unknown_scheduler)
     known = {(row.call, row.kind, row.verdict) for row in rows}
     for judge in (*JUDGES_OF_GIVEN, *(JUDGES_APART[name] for name in found.apart)):
         judged = try_judge(judge, apart)
         rows += [x for x in judged if (x.call, x.kind, x.verdict) not in known]
-    apart.ledger.note(followed.computed)
+    apart.coverage.note(followed.computed)
     return rows
 
 
@@ -272,7 +272,7 @@ def _rows_of_rest(context: PipelineContext, why: str = "") -> Iterator[Row]:
     host = [e for e in whole if e.call.is_host and e.call.kind not in SHOWN]
     host += [entry for entry in port.entries if entry.layer == CONSTRAIN]
     networks = [e for e in whole if e.call.network]
-    yield from rows_of_rest(port, context.ledger, host, networks, why)
+    yield from rows_of_rest(port, context.coverage, host, networks, why)
 
 
 def _unknown_pipeline(port: Trace, model: LatentDiffusion) -> list[Row]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.coverage import RecordedArray
 from ldmref.locate.pipeline.images import judge_encoded, repeat_rows
-from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.recorded.layouts import relative_error
 from ldmref.locate.recorded.precision import round_to
@@ -100,13 +100,13 @@ def _judge_image(context: PipelineContext, entry: TraceEntry, x0: RecordedArray)
         return
     if context.calls("vae.encode"):
         why = "what was drawn from the encoder's distribution was not recorded"
-        context.ledger.explain(x0.names, why)
+        context.coverage.explain(x0.names, why)
         return
     requested = context.requested("image")
     if requested is not None and requested.shape[1:] == x0.array.shape[1:]:
         yield context.judge(x0, "encoded latents", repeat_rows(requested, len(x0.array)))
     else:
-        context.ledger.give(x0.names)
+        context.coverage.give(x0.names)
 
 
 def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
@@ -119,7 +119,7 @@ def _judge_noise(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]:
         return
     requested = context.requested("latents")
     if requested is not None and requested.shape != noise.array.shape:
-        context.ledger.give(noise.names)
+        context.coverage.give(noise.names)
         return
     if requested is not None:
         if not context.agrees(noise, requested):

@@ -94,7 +94,7 @@ def _judge_numbers(context: PipelineContext, entry: TraceEntry) -> Iterator[Row]
         if got is None or not got.array.size:
             continue
         if not isinstance(value, int | float):  # the recorded one is all that is known
-            context.ledger.explain(got.names, NOT_RECORDED)
+            context.coverage.explain(got.names, NOT_RECORDED)
             continue
         numbers = np.ravel(got.array)
         words = f"{numbers[0]:g} instead of {value:g}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, OVERFLOW, UNKNOWN, Row
 from ldmref.locate.law import NOISE, allowed_error, choose_cause, noise_floor
-from ldmref.locate.pipeline.ledger import RecordedArray
+from ldmref.locate.pipeline.coverage import RecordedArray
 from ldmref.locate.pipeline.port_run import PortRun
 from ldmref.locate.recorded.layouts import first_nonfinite, recognise, relative_error
 from ldmref.locate.run.calls import ArrayName
@@ -84,19 +84,19 @@ class PipelineContext(PortRun):
             layer: The layer that has the row, or the role.
             **values: The rest of the row.
         """
-        self.ledger.note(recorded.names)
+        self.coverage.note(recorded.names)
         return Row(recorded.call, layer, kind, **values)
 
     def agrees(self, recorded: RecordedArray, expected: np.ndarray) -> bool:
         """Return whether a recorded array is exactly another one, which needs no row."""
         equal = np.array_equal(recorded.array, expected)
         if equal:
-            self.ledger.note(recorded.names)
+            self.coverage.note(recorded.names)
         return equal
 
     def not_judged(self, entry: TraceEntry, kind: str, why: str, *names: ArrayName) -> Row:
         """Return the row of a computation that cannot be recomputed, and of its arrays."""
-        self.ledger.note(names)
+        self.coverage.note(names)
         return Row(entry.call, "", kind, verdict=UNKNOWN, note=why)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.coverage import names_of
 from ldmref.locate.pipeline.hints import definition_of, judge_hint, judge_mode
-from ldmref.locate.pipeline.ledger import names_of
 from ldmref.locate.pipeline.residuals import judge_residuals
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run.calls import INPUT
@@ -32,7 +32,7 @@ def judge_controls(context: PipelineContext) -> Iterator[Row]:
     if not networks or not context.calls("sampler"):
         for entry in entries:
             if NET.fullmatch(entry.call):  # alone
-                context.ledger.give(names_of(entry, INPUT))
+                context.coverage.give(names_of(entry, INPUT))
 
 
 def _nets_before(
@@ -60,11 +60,11 @@ def _judge_net(context: PipelineContext, net: TraceEntry, network: TraceEntry) -
             right = right[len(got) :]  # without the negative half
         kind = f"ControlNet's {roles[0]}"
         if got.shape != right.shape:
-            context.ledger.explain(recorded.names, "it has another shape than the denoiser's")
+            context.coverage.explain(recorded.names, "it has another shape than the denoiser's")
             continue
         if definition is None and argument == "pooled" and not got.any():
             why = "whether this ControlNet reads it is not known"
-            context.ledger.explain(recorded.names, why)
+            context.coverage.explain(recorded.names, why)
             continue
         if argument in zeroed and not got.any():
             right = np.zeros_like(right)

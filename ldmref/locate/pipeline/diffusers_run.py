@@ -26,10 +26,10 @@ import numpy as np
 from ldmref.families.lookup import networks_of_run
 from ldmref.locate.parts.visit import FAILS
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.coverage import names_of
 from ldmref.locate.pipeline.diffusers_evaluations import NEAR, ROUNDED, TIME
 from ldmref.locate.pipeline.diffusers_images import NotARun
 from ldmref.locate.pipeline.diffusers_request import DiffusersRequest
-from ldmref.locate.pipeline.ledger import names_of
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run import ArrayPart, RunView
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
@@ -136,7 +136,7 @@ class _ViewedCalls:
             for entry in self.context.port.entries:
                 if entry.call.kind.startswith(("tokens", "text_encoder")):
                     names = (*names_of(entry, INPUT), *names_of(entry, OUTPUT))
-                    self.context.ledger.explain(names, NO_PROMPT)
+                    self.context.coverage.explain(names, NO_PROMPT)
             return
         guided = request.evaluations.reads_negative
         texts = request.prompts_of(0, guided)

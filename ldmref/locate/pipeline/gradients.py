@@ -13,7 +13,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, EQUAL, Row
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import RecordedArray
+from ldmref.locate.pipeline.coverage import RecordedArray
 from ldmref.locate.pipeline.training import LEAST, loss_weights, read_objective
 from ldmref.locate.replay.networks import open_network
 from ldmref.models.model import TEXT_ENCODERS
@@ -59,7 +59,7 @@ def _judge_total(
     if total is None:
         return
     if not layers or selection is None or selection.get("layers"):
-        context.ledger.give(total.names)  # of gradients that are not all in the trace
+        context.coverage.give(total.names)  # of gradients that are not all in the trace
         return
     norms = np.concatenate([_norm(context, layer).array for layer in layers])
     expected = np.sqrt(np.sum(norms**2, keepdims=True))

@@ -9,8 +9,8 @@ import numpy as np
 from ldmref.locate.findings import Row
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.coverage import RecordedArray
 from ldmref.locate.pipeline.images import Variants, repeat_rows
-from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.recorded.layouts import relative_error
 from ldmref.locate.replay.networks import number_controlnet
@@ -64,7 +64,7 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     number = number_of(context, net)
     if number is None:
         why = "which of several ControlNets it is of was not recorded"
-        context.ledger.explain(hint.names, why)
+        context.coverage.explain(hint.names, why)
         return
     sources = [*context.calls("control"), *_prepared_once(context, "controlnet.hint")]
     prepared = [context.read_output(entry) for entry in sources]
@@ -72,7 +72,7 @@ def judge_hint(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
     fits = [x for x in prepared if x is not None and x.shape[1:] == got.shape[1:]]
     if fits and any(x is None for x in prepared):
         why = "what was prepared of a control image was not recorded"
-        context.ledger.explain(hint.names, why)
+        context.coverage.explain(hint.names, why)
         return
     if not fits:
         yield from _judge_latents(context, net, hint, number)
@@ -114,7 +114,7 @@ def _judge_latents(
     whose = [x for x in scaled if x.shape[1:] == got.shape[1:] and not len(got) % len(x)]
     if definition is None or len(whose) != len(context.controlnets):
         why = "what the pipeline prepared of the control image was not recorded"
-        context.ledger.explain(hint.names, why)
+        context.coverage.explain(hint.names, why)
         return
     vae = context.model.config.vae
     rows = [repeat_rows(x, len(got)) for x in whose]
@@ -164,7 +164,7 @@ def judge_mode(context: PipelineContext, net: TraceEntry) -> Iterator[Row]:
         return
     asked = _asked_mode(context, number)
     if asked is None:
-        context.ledger.explain(got.names, "the kind that was asked for was not recorded")
+        context.coverage.explain(got.names, "the kind that was asked for was not recorded")
         return
     right = np.full(got.array.shape, float(asked))
     segment = "from the request to the ControlNet's mode"

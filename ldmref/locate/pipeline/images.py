@@ -24,7 +24,7 @@ from ldmref.io.images.pil import to_array
 from ldmref.locate.findings import Row
 from ldmref.locate.parts.latent_faults import encoding_faults
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import RecordedArray
+from ldmref.locate.pipeline.coverage import RecordedArray
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.roles import first_roles_of
 from ldmref.locate.recorded.layouts import relative_error
@@ -177,7 +177,7 @@ def _judge_masks(context: PipelineContext) -> Iterator[Row]:
 def _judge_mask(context: PipelineContext, mask: RecordedArray) -> Iterator[Row]:
     n, requested = len(mask.array), given_mask(context, _size_of(mask.array))
     if requested is None or n % len(requested):
-        context.ledger.explain(mask.names, "no mask of the request is known")
+        context.coverage.explain(mask.names, "no mask of the request is known")
         return
     expected = np.broadcast_to(repeat_rows(requested, n), mask.array.shape)
     variants = [("the mask is inverted", 1.0 - expected)]
@@ -194,7 +194,7 @@ def _judge_masked_image(
         yield context.judge(masked, "masked image", latents)
         return
     if mask is None or image is None or image.shape[1:] != shape[1:]:
-        context.ledger.explain(masked.names, "no image of the request is known")
+        context.coverage.explain(masked.names, "no image of the request is known")
         return
     image = repeat_rows(image, shape[0])
     keep = (mask < HALF).astype(np.float64)
@@ -264,7 +264,7 @@ def _judge_encoded_images(context: PipelineContext) -> Iterator[Row]:
                 continue
             expected = given_image(context, _size_of(got.array))
         if expected is None and not context.calls("inputs"):
-            context.ledger.give(got.names)
+            context.coverage.give(got.names)
         else:
             yield from _judge_image(context, kind, got, expected)
 
@@ -335,14 +335,14 @@ def _judge_image(
 ) -> Iterator[Row]:
     shape = got.array.shape
     if expected is None or expected.shape[1:] != shape[1:]:
-        context.ledger.explain(got.names, "no image of the request is known")
+        context.coverage.explain(got.names, "no image of the request is known")
         return
     n = shape[0]
     rows = repeat_rows(expected, n) if n >= len(expected) else expected[:n]
     if kind == "control image" and n > len(expected) > 1:
         rows = _control_rows(context, expected, got.array)
     if rows.shape != shape:
-        context.ledger.explain(got.names, "the number of images is another one")
+        context.coverage.explain(got.names, "the number of images is another one")
         return
     yield context.judge(got, kind, rows, least=PIXEL, variants=_pixel_faults(rows))
 
@@ -392,7 +392,7 @@ def _judge_posteriors(context: PipelineContext) -> Iterator[Row]:
             yield judge_normal(context, noise, "posterior")
         else:
             why = "the log variance of the encoder's distribution was not recorded"
-            context.ledger.explain(sampled.names, why)
+            context.coverage.explain(sampled.names, why)
 
 
 def encoded_latents(context: PipelineContext, method: str) -> np.ndarray | None:

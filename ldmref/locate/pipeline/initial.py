@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import RecordedArray, names_of
+from ldmref.locate.pipeline.coverage import RecordedArray, names_of
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.pipeline.schedule import other_schedules
 from ldmref.locate.recorded.layouts import first_nonfinite
@@ -26,7 +26,7 @@ def judge_initial(context: PipelineContext) -> Iterator[Row]:
     steps = context.calls("sampler")
     schedule = context.make_schedule()
     initial = next(iter(context.calls("initial")), None)
-    known = initial is not None and context.ledger.has(initial, "output", "output")
+    known = initial is not None and context.coverage.has(initial, "output", "output")
     state = context.recorded(steps[0], "sample", "x") if steps else None
     if state is None or known:
         return
@@ -41,7 +41,7 @@ def judge_initial(context: PipelineContext) -> Iterator[Row]:
                 yield judge_normal(context, noise, "initial noise")
         elif initial is not None:
             why = context.unknown_scheduler or "its schedule is not known"
-            context.ledger.explain(names_of(initial, OUTPUT), why)
+            context.coverage.explain(names_of(initial, OUTPUT), why)
         return
     if not _is_first(context, schedule.timesteps):  # it begins with an image
         return

@@ -15,7 +15,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.locate.findings import UNKNOWN, Row
-from ldmref.locate.pipeline.ledger import KIND
+from ldmref.locate.pipeline.coverage import KIND
 from ldmref.locate.recorded.names import find_role
 from ldmref.locate.replay.networks import find_definition
 from ldmref.models.control import ControlNet

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.normal import deviation_from_normal
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import RecordedArray
+from ldmref.locate.pipeline.coverage import RecordedArray
 from ldmref.locate.recorded.layouts import first_nonfinite
 
 

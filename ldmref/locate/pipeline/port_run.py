@@ -13,8 +13,8 @@ import numpy as np
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError, abbreviated
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.locate.pipeline.coverage import Coverage, RecordedArray
 from ldmref.locate.pipeline.evaluations import RunEvaluation, find_evaluations
-from ldmref.locate.pipeline.ledger import Ledger, RecordedArray
 from ldmref.locate.recorded.names import read_array
 from ldmref.locate.recorded.precision import EPSILONS
 from ldmref.locate.run.calls import INPUT, OUTPUT, ArrayName
@@ -46,7 +46,7 @@ class PortRun:
     model: LatentDiffusion
     dtype: str
     notes: list[str]
-    ledger: Ledger = field(default_factory=Ledger)
+    coverage: Coverage = field(default_factory=Coverage)
     whole: Trace | None = None  # of which the port is a part; None: it is the whole
     controlnets: Sequence[ControlNet] = ()  # of the run, in their order; (): they are not known
 

@@ -33,7 +33,7 @@ def judge_references(context: PipelineContext) -> Iterator[Row]:
             fitting = [(text, x) for text, x in arrays if x.shape[1:] == got.array.shape[1:]]
             if not fitting or fitting[0][0]:
                 why = "the encoder's calls for the reference images are not known"
-                context.ledger.explain(got.names, why)
+                context.coverage.explain(got.names, why)
                 continue
             if any(context.agrees(got, x) for x in seen.setdefault(known.role, [])):
                 continue

@@ -9,8 +9,8 @@ import numpy as np
 
 from ldmref.locate.findings import Row
 from ldmref.locate.pipeline.context import PipelineContext
+from ldmref.locate.pipeline.coverage import RecordedArray
 from ldmref.locate.pipeline.hints import controls_asked, definition_of, number_of
-from ldmref.locate.pipeline.ledger import RecordedArray
 from ldmref.trace.model import TraceEntry
 
 RESIDUAL = "control."  # the beginning of the denoiser's roles for residuals
@@ -31,7 +31,7 @@ def judge_residuals(
         assert got is not None
         total = _sum_of(context, terms, name, got.array)
         if isinstance(total, str):
-            context.ledger.explain(got.names, total)
+            context.coverage.explain(got.names, total)
         else:
             found.append(got)
             sums.append(total.ravel())

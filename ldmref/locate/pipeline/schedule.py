@@ -15,7 +15,7 @@ from ldmref.locate.parts.scheduler_faults import (
     shift_levels,
 )
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import RecordedArray, names_of
+from ldmref.locate.pipeline.coverage import RecordedArray, names_of
 from ldmref.locate.run.calls import OUTPUT, ArrayName
 from ldmref.samplers import Schedule
 from ldmref.samplers.flow_spacings import shift_factor
@@ -170,7 +170,7 @@ def _judge_again(context: PipelineContext, first: TraceEntry, again: TraceEntry)
             yield context.judge(got, role, expected)
         else:
             name = ArrayName(again.name, OUTPUT, role)
-            context.ledger.explain([name], "another schedule than the first")
+            context.coverage.explain([name], "another schedule than the first")
 
 
 def _other_spacing(context: PipelineContext, spacing: str):

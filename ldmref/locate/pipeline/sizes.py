@@ -60,7 +60,7 @@ def judge_sizes(context: PipelineContext) -> Iterator[Row]:
             continue
         if any(context.params.get(name) is not None for name in OWN_SIZES):
             why = "the sizes of another program's request are not computed"
-            context.ledger.explain(sizes.names, why)
+            context.coverage.explain(sizes.names, why)
             continue
         if any(context.agrees(sizes, x) for x in seen):
             continue

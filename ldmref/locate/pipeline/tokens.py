@@ -13,7 +13,7 @@ from ldmref.locate.faults.attention import NOT_WANTED
 from ldmref.locate.findings import DIFFERS, Row
 from ldmref.locate.parts.token_faults import explain, mask_faults
 from ldmref.locate.pipeline.context import PipelineContext
-from ldmref.locate.pipeline.ledger import RecordedArray, names_of
+from ldmref.locate.pipeline.coverage import RecordedArray, names_of
 from ldmref.locate.pipeline.roles import roles_of
 from ldmref.locate.run.calls import INPUT
 from ldmref.models.config import TEXT_ENCODERS
@@ -42,7 +42,7 @@ def judge_tokens(context: PipelineContext) -> Iterator[Row]:
                 yield from _judge_ids(context, entry, number, ids, prompts)
             else:  # the tokens are what was given, with their mask and positions
                 roles = (*names, MASK, *roles_of(context, "mask", name), POSITIONS)
-                context.ledger.give(x for x in names_of(entry, INPUT) if x.role in roles)
+                context.coverage.give(x for x in names_of(entry, INPUT) if x.role in roles)
     yield from _judge_given(context)
 
 
@@ -68,12 +68,12 @@ def _judge_given(context: PipelineContext) -> Iterator[Row]:
             rows = ids.array.reshape(-1, ids.array.shape[-1])
             alike = [x for x in known if x.shape[1] == rows.shape[1]]
             if not encoders:  # nothing reads them
-                context.ledger.give(ids.names)
+                context.coverage.give(ids.names)
             elif alike and context.agrees(ids.made(rows), _nearest(rows, np.concatenate(alike))):
                 continue
             elif any(x is None for x in requested):
                 why = f"the ids of a call of {name} were not recorded"
-                context.ledger.explain(ids.names, why)
+                context.coverage.explain(ids.names, why)
             else:
                 note = f"no call of {name} read these tokens"
                 values = {"error": float("inf"), "verdict": DIFFERS, "note": note}
@@ -157,7 +157,7 @@ def _judge_ids(
     wanted = _find_length(context, number, asked) if isinstance(asked, int) else length
     tokens = expected_tokens(context, number, prompts, wanted)
     if tokens is None:
-        context.ledger.explain(recorded.names, "the prompts cannot be tokenized")
+        context.coverage.explain(recorded.names, "the prompts cannot be tokenized")
         return
     known, masks = (x.reshape(len(prompts), -1) for x in (tokens.ids, tokens.mask))
     masked = context.model.config.text_encoders[number].use_attention_mask

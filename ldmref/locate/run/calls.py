@@ -20,7 +20,7 @@ DECODERS = ("vae.decode", "taesd.decode")
 
 
 class ArrayName(NamedTuple):
-    """An array of a recorded run, as the ledger of a comparison knows it.
+    """An array of a recorded run, by which the coverage of a comparison knows it.
 
     Attributes:
         entry: The name of its entry, `TraceEntry.name`: `unet.000/`, `sampler.000/constrain`.

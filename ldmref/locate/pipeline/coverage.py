@@ -1,6 +1,6 @@
-"""The ledger of a comparison: every recorded array outside of the layers, and what became of it.
+"""The coverage of a comparison: which recorded arrays outside of the layers were compared.
 
-A judge makes rows of recorded arrays (`RecordedArray`), and so the ledger learns which arrays have
+A judge makes rows of recorded arrays (`RecordedArray`), and so the coverage knows which arrays have
 been compared with what they should be: nothing is marked by hand. What is left has not been
 compared by anybody, and becomes a row "not judged" with a reason, so no verdict says more than was
 compared.
@@ -72,7 +72,7 @@ def names_of(entry: TraceEntry, side: str) -> tuple[ArrayName, ...]:
 
 
 @dataclass
-class Ledger:
+class Coverage:
     """What of a recorded run was compared.
 
     Attributes:
@@ -82,9 +82,9 @@ class Ledger:
 
     >>> from ldmref.trace import TraceEntry
     >>> entry = TraceEntry("sampler.000", "", {"sample": "a", "other": "b"})
-    >>> ledger = Ledger()
-    >>> ledger.give(names_of(entry, "input")[:1])
-    >>> [(call, roles) for call, roles, _ in ledger.rest([entry])]
+    >>> coverage = Coverage()
+    >>> coverage.give(names_of(entry, "input")[:1])
+    >>> [(call, roles) for call, roles, _ in coverage.rest([entry])]
     [('sampler.000', ['input.other'])]
     """
 
@@ -105,8 +105,8 @@ class Ledger:
         for name in names:
             self.reasons.setdefault(name, why)
 
-    def add(self, other: Ledger) -> None:
-        """Add what another ledger knows of other parts of the run."""
+    def add(self, other: Coverage) -> None:
+        """Add the coverage of other parts of the run."""
         self.judged |= other.judged
         self.of_caller |= other.of_caller
         self.reasons.update(other.reasons)
@@ -144,7 +144,7 @@ def _words(name: ArrayName) -> str:
 
 def rows_of_rest(
     trace: Trace,
-    ledger: Ledger,
+    coverage: Coverage,
     host: list[TraceEntry],
     networks: list[TraceEntry],
     reason: str = "",
@@ -153,12 +153,12 @@ def rows_of_rest(
 
     Args:
         trace: The trace.
-        ledger: What was compared.
+        coverage: What was compared.
         host: Its calls between the networks.
         networks: Its calls of networks, of which the inputs count.
         reason: Why nothing compared them, unless a judge knows better; "": it is not known.
     """
-    left = [*ledger.rest(host), *ledger.rest(networks, outputs=False)]
+    left = [*coverage.rest(host), *coverage.rest(networks, outputs=False)]
     order: Mapping[str, int] = {call: i for i, call in enumerate(trace.calls)}
     for call, roles, why in sorted(left, key=lambda found: order.get(found[0], len(order))):
         known = why or reason or "nothing that was recorded says what it should be"

@@ -1,4 +1,4 @@
-"""What a ledger keeps of a run, how evaluations are found, and when noise is normal."""
+"""What of a run was compared, how evaluations are found, and when noise is normal."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from host_units import context_of, entry_of, normal, recorded_of
 
+from ldmref.locate.pipeline.coverage import Coverage, names_given, rows_of_rest
 from ldmref.locate.pipeline.evaluations import sigma_of, state_of
-from ldmref.locate.pipeline.ledger import Ledger, names_given, rows_of_rest
 from ldmref.locate.pipeline.noise_tests import judge_normal
 from ldmref.locate.run.calls import ArrayName
 from ldmref.trace import TraceEntry
@@ -20,39 +20,39 @@ X, Y = normal(0, 1, 4, 8, 8), normal(1, 1, 4, 8, 8)
 ENTRY = TraceEntry("a.000", "", {"input": "1", "x": "2", "y": "3"}, {"output": "4", "z": "5"})
 
 
-def left(ledger, *entries, **more):
-    return [(roles, why) for _, roles, why in ledger.rest(list(entries or (ENTRY,)), **more)]
+def left(coverage, *entries, **more):
+    return [(roles, why) for _, roles, why in coverage.rest(list(entries or (ENTRY,)), **more)]
 
 
-# -- the ledger -----------------------------------------------------------------------------------
+# -- the coverage ---------------------------------------------------------------------------------
 
 
 def test_arrays_are_those_of_an_entry_and_a_side():
-    for declare in (Ledger.note, Ledger.give):
-        ledger = Ledger()
-        declare(ledger, [ArrayName(ENTRY.name, "input", "x")])
-        assert ledger.has(ENTRY, "x")
-        assert not ledger.has(ENTRY, "x", "output")
-        assert not ledger.has(ENTRY, "y")
-        assert not ledger.has(replace(ENTRY, layer="b"), "x")
-        assert left(ledger) == [(["input", "input.y", "output", "output.z"], "")]
-        whole = Ledger()
-        whole.add(ledger)
-        assert whole == ledger
+    for declare in (Coverage.note, Coverage.give):
+        coverage = Coverage()
+        declare(coverage, [ArrayName(ENTRY.name, "input", "x")])
+        assert coverage.has(ENTRY, "x")
+        assert not coverage.has(ENTRY, "x", "output")
+        assert not coverage.has(ENTRY, "y")
+        assert not coverage.has(replace(ENTRY, layer="b"), "x")
+        assert left(coverage) == [(["input", "input.y", "output", "output.z"], "")]
+        whole = Coverage()
+        whole.add(coverage)
+        assert whole == coverage
 
 
 def test_a_row_or_an_equal_array_judges_an_array_and_all_that_it_is_made_of():
     context = context_of({"a.000": {"input.x": X, "input.y": Y, "output": X, "output.z": Y}})
     x, y = (recorded_of(context, "a.000", f"input.{role}") for role in "xy")
-    assert not context.ledger.judged
-    assert not context.agrees(y, X) and not context.ledger.judged
-    assert context.agrees(x, X) and context.ledger.judged == {*x.names}
+    assert not context.coverage.judged
+    assert not context.agrees(y, X) and not context.coverage.judged
+    assert context.agrees(x, X) and context.coverage.judged == {*x.names}
     row = context.judge(y.made(X, recorded_of(context, "a.000")), "kind", X)
     assert (row.call, row.verdict) == ("a.000", "equal")
-    left = [roles for _, roles, _ in context.ledger.rest([entry_of(context, "a.000")])]
+    left = [roles for _, roles, _ in context.coverage.rest([entry_of(context, "a.000")])]
     assert left == [["output.z"]]
     context.row(recorded_of(context, "a.000", "output.z"), "kind", "part", error=1.0)
-    assert not [*context.ledger.rest([entry_of(context, "a.000")])]
+    assert not [*context.coverage.rest([entry_of(context, "a.000")])]
 
 
 @pytest.mark.parametrize(
@@ -71,18 +71,18 @@ def test_what_the_caller_chose_is_declared_by_kinds_of_calls(call, given):
 
 
 def test_arrays_with_one_reason_are_together_and_the_first_reason_stays():
-    ledger = Ledger()
+    coverage = Coverage()
     y, x = (ArrayName(ENTRY.name, "input", role) for role in "yx")
-    ledger.explain([y, ArrayName(ENTRY.name, "input", "input")], "one")
-    ledger.explain([y, x], "two")
-    ledger.explain([ArrayName(ENTRY.name, "output", "z")], "one")
-    assert left(ledger) == [
+    coverage.explain([y, ArrayName(ENTRY.name, "input", "input")], "one")
+    coverage.explain([y, x], "two")
+    coverage.explain([ArrayName(ENTRY.name, "output", "z")], "one")
+    assert left(coverage) == [
         (["input", "input.y", "output.z"], "one"),
         (["input.x"], "two"),
         (["output"], ""),
     ]
-    ledger.note([x])
-    assert left(ledger) == [(["input", "input.y", "output.z"], "one"), (["output"], "")]
+    coverage.note([x])
+    assert left(coverage) == [(["input", "input.y", "output.z"], "one"), (["output"], "")]
 
 
 def test_rows_of_what_is_left_are_in_the_order_of_the_run():
@@ -91,9 +91,9 @@ def test_rows_of_what_is_left_are_in_the_order_of_the_run():
     host = [entry_of(context, "s.001"), entry_of(context, "s.000")]
     networks = [entry_of(context, "unet.000")]
     stray = TraceEntry("other.000", "", {"q": "1"})
-    ledger = Ledger()
-    ledger.explain([ArrayName(networks[0].name, "input", "x")], "why")
-    rows = [*rows_of_rest(context.port, ledger, [stray, *host], networks)]
+    coverage = Coverage()
+    coverage.explain([ArrayName(networks[0].name, "input", "x")], "why")
+    rows = [*rows_of_rest(context.port, coverage, [stray, *host], networks)]
     assert [row.call for row in rows] == ["s.000", "unet.000", "s.001", "other.000"]
     assert {(row.kind, row.layer, row.verdict) for row in rows} == {("recorded", "", "not judged")}
     assert rows[0].note.startswith("input.x, output not compared: ")

@@ -38,7 +38,7 @@ def report_of(trace, model):
 
 @pytest.fixture(scope="module")
 def trace(model, tmp_path_factory):
-    return record(model, tmp_path_factory.mktemp("ledger") / "t")
+    return record(model, tmp_path_factory.mktemp("coverage") / "t")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
