@@ -18,7 +18,7 @@ from ldmref.models.autoencoder_config import AutoencoderConfig, BaseAutoencoderC
 from ldmref.models.declared import DeclaredNetwork
 from ldmref.models.params import Params, Shape, Spec
 from ldmref.support.plugins import find_declared, list_plugins
-from ldmref.support.renames import keep_former
+from ldmref.support.renames import keep_former, take_former
 
 GROUP = "ldmref.autoencoders"
 BUILT_IN = {
@@ -65,7 +65,7 @@ class Autoencoder:
             config.json.
         stored: Returns the table of a diffusers file, a `KeyEntry` for each parameter, from the
             configuration and the table in which all names and layouts are ours.
-        original: Returns the table of a file of the makers, likewise. None: there is none, or it is
+        makers: Returns the table of a file of the makers, likewise. None: there is none, or it is
             known from the class of the configuration.
         with_sizes: Returns a configuration with the sizes that a file says, where published
             files of the kind differ, from that of a model and names and shapes of the file.
@@ -75,6 +75,7 @@ class Autoencoder:
         shrink: Returns a tiny version of a configuration, for golden cases. None: there is none.
         broken_rules: Yields the relations between fields that do not hold.
         module: Former: `ldmref.ports.NetworkPort`. None: not given.
+        original: Former: `makers`. None: not given.
 
     >>> from ldmref.models.autoencoder_kind import find_autoencoder
     >>> vq = find_autoencoder("vq")
@@ -100,16 +101,18 @@ class Autoencoder:
         default_factory=dict
     )
     stored: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]] = lambda config, table: table
-    original: Callable[[Any], Mapping[str, Any]] | None = None
+    makers: Callable[[Any], Mapping[str, Any]] | None = None
     with_sizes: Callable[[Any, Mapping[str, Shape]], Any] = lambda config, shapes: config
     ignored: str = ""
     preview: Callable[[Any], tuple[float, ...]] = lambda config: ()
     shrink: Callable[[Any], Any] | None = None
     broken_rules: Callable[[Any], Iterable[str]] = lambda config: ()
     module: InitVar[Any] = None
+    original: InitVar[Any] = None
 
-    def __post_init__(self, module: Any) -> None:
+    def __post_init__(self, module: Any, original: Any) -> None:
         keep_former(self, "ldmref.ports.NetworkPort", module=module)
+        take_former(self, "original", original, "makers")
 
     def select(self, params: Params) -> Params:
         """Return the parameters that the normalisation reads.

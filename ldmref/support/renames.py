@@ -82,6 +82,31 @@ def find_former_names(package: str) -> Callable[[str], Any]:
     return get
 
 
+def take_former(
+    declaration: object, former: str, value: object, now: str, since: str = "0.2.0"
+) -> None:
+    """Take a former argument of a frozen declaration for the one that has another name now.
+
+    Args:
+        declaration: An object of a dataclass in whose class the former name is an `InitVar`.
+        former: The former name.
+        value: Its value; an empty one was not given.
+        now: The present name.
+        since: The version that renamed it.
+
+    >>> from types import SimpleNamespace
+    >>> found = SimpleNamespace(makers=None)
+    >>> take_former(found, "original", None, "makers")
+    >>> vars(found)
+    {'makers': None}
+    """
+    if value:
+        kind = type(declaration).__name__
+        text = f"{kind}({former}=) is {kind}({now}=) since ldmref {since}; the old name goes in"
+        warnings.warn(f"{text} {Rename(now, since).end}", DeprecationWarning, stacklevel=4)
+        object.__setattr__(declaration, now, value)
+
+
 def keep_former(declaration: object, now: str, since: str = "0.2.0", **values: Any) -> None:
     """Keep former arguments of a frozen declaration as its attributes, with a warning.
 

@@ -300,7 +300,7 @@ def describe_autoencoder(config: Any) -> dict[str, Any]:
         "shapes": name_shapes(flatten(kind.spec(config))),
         "shrunk": plain(shrink_autoencoder(config)),
         "module": plain(module(config)) if module else None,
-        "makers": name_table(kind.original(config)) if kind.original else None,
+        "makers": name_table(kind.makers(config)) if kind.makers else None,
     }
 
 

@@ -262,7 +262,7 @@ def describe_kinds() -> dict[str, Any]:
         autoencoders[kind.name] = {
             "kind": plain(kind),
             "preview": plain(kind.preview(config)),
-            "makers_names": describe_table(kind.original(config)) if kind.original else None,
+            "makers_names": describe_table(kind.makers(config)) if kind.makers else None,
             "defaults": describe_defaults(kind.config),
         }
     texts = {kind.name: plain(kind) for kind in map(find_text_encoder, text_kind.BUILT_IN)}

@@ -79,3 +79,16 @@ def test_former_networks_of_kinds_are_found(monkeypatch):
     monkeypatch.setattr(network_port, "find_autoencoder", {"mine": mine}.get)
     assert network_port.find_autoencoder_port("mine").module is str
     network_port.find_autoencoder_port.cache_clear()
+
+
+def test_the_former_name_of_the_makers_table_is_taken():
+    def table(config):
+        return {}
+
+    kind = find_autoencoder("kl")
+    with pytest.warns(
+        DeprecationWarning, match=r"Autoencoder\(original=\) is Autoencoder\(makers=\)"
+    ):
+        mine = replace(kind, original=table)
+    assert mine.makers is table and kind.makers is None
+    assert replace(mine, name="another").makers is table  # without a warning

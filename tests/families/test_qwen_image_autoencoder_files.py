@@ -51,7 +51,7 @@ def configure(**changes):
 def write_makers_file(path, config, theirs):
     """Write diffusers' weights under the makers' names, with two blocks of a level."""
     state = {name: x.float().numpy() for name, x in theirs.state_dict().items()}
-    entries = QWEN_IMAGE.original(config)
+    entries = QWEN_IMAGE.makers(config)
     tensors = {entry.name: state[name] for name, entry in entries.items()}
     middle = re.compile(r"decoder\.up_blocks\.(\d)\.upsamplers\.0\.")
     for name, x in state.items():
@@ -89,14 +89,14 @@ def test_a_file_decodes_as_diffusers_which_renames_its_tensors(tmp_path):
 def test_a_file_of_another_form(tmp_path, changes):
     config, theirs = configure(**changes)
     state = {name: x.float().numpy() for name, x in theirs.state_dict().items()}
-    stored = {entry.name: state[name] for name, entry in QWEN_IMAGE.original(config).items()}
+    stored = {entry.name: state[name] for name, entry in QWEN_IMAGE.makers(config).items()}
     save_file(stored, str(tmp_path / "vae.safetensors"))
     assert read_vae(tmp_path / "vae.safetensors", config).config == config
 
 
 def test_the_published_shapes():
     """Kernels have 3 frames or 1, except those of resamplers and of attention."""
-    shapes = list_stored_shapes(QWEN_IMAGE.original(preset("krea-2").vae))
+    shapes = list_stored_shapes(QWEN_IMAGE.makers(preset("krea-2").vae))
     assert shapes["encoder.conv1.weight"] == (96, 3, 3, 3, 3)
     assert shapes["encoder.downsamples.2.resample.1.weight"] == (96, 96, 3, 3)
     assert shapes["encoder.downsamples.10.residual.6.bias"] == (384,)
@@ -113,7 +113,7 @@ def test_it_takes_the_place_of_a_models_own(tmp_path):
     model = ldmref.load(tmp_path / "krea2")
     flat = {name: np.asarray(x) for name, x in flatten(dict(model.params["vae"])).items()}
     path = tmp_path / "qwen_image_vae.safetensors"
-    save_file(to_compvis(flat, QWEN_IMAGE.original(model.config.vae)), str(path))
+    save_file(to_compvis(flat, QWEN_IMAGE.makers(model.config.vae)), str(path))
     other = ldmref.load(tmp_path / "krea2", vae=path)
     size = {"seed": 1, "steps": 1, "width": 24, "height": 16}
     want, found = (modes.txt2img(x, "a cat", **size).images[0] for x in (model, other))

@@ -202,8 +202,8 @@ def original_autoencoder_table(config: BaseAutoencoderConfig) -> Mapping[str, Ke
     """Return the names of CompVis or of the makers for any autoencoder; {} if it has none."""
     if type(config) is AutoencoderConfig:
         return autoencoder_table(config)
-    original = autoencoder_of(config).original
-    return {} if original is None else original(config)
+    makers = autoencoder_of(config).makers
+    return {} if makers is None else makers(config)
 
 
 def text_table(config: TextConfig) -> dict[str, KeyEntry]:
