@@ -48,7 +48,7 @@ def sampler_cases() -> Iterator[ValueCase]:
         yield _case(label, sampler, step, schedule.sigmas, visits, convention="diffusers")
     flow = SchedulerConfig(prediction_type="flow", shift=SHIFT)
     for name, sampler in SAMPLERS.items():
-        if sampler.adaptive or sampler.guides:
+        if sampler.adaptive or sampler.own_guidance:
             continue
         schedule = make_schedule(flow, sampler, "flow", STEPS)
         step, visits = configured_step(flow, sampler, schedule)
@@ -88,7 +88,7 @@ def _case(
     attributes: dict[str, Any] = {"sampler": sampler.name, "source": sampler.source}
     if sampler.eta is not None:
         attributes["eta"] = sampler.eta
-    if sampler.guides:
+    if sampler.own_guidance:
         attributes["cfg_scale"] = SCALE
     if convention:
         attributes["convention"] = convention

@@ -43,7 +43,7 @@ def advise(config: ModelConfig, job: Job, ops: Backend, scales: Sequence[float] 
         scales: Guidance scales that the run uses besides that of the job.
     """
     lines = []
-    is_cfgpp = job.sampler.unconditional and not job.sampler.guides
+    is_cfgpp = job.sampler.unconditional and not job.sampler.own_guidance
     if abs(job.cfg_scale) > USUAL_CFG_SCALE:
         lines.append(f"cfg_scale {job.cfg_scale:g} is far from the usual range of 1 to 20")
     elif is_cfgpp and abs(job.cfg_scale) > USUAL_CFGPP_SCALE:
@@ -182,7 +182,7 @@ def _guidance(config: ModelConfig, job: Job, request: Any) -> str:
     guidance = job.guidance
     if guidance.perturbed or guidance.by_guide or not is_asked(guidance):
         return ""
-    if job.sampler.guides or tuple(guidance.texts(job.cfg_scale)) != ("cond",):
+    if job.sampler.own_guidance or tuple(guidance.texts(job.cfg_scale)) != ("cond",):
         return ""
     return f" at cfg_scale {job.cfg_scale:g}, where only one prediction is made"
 

@@ -52,7 +52,7 @@ def choose_guidance(
     if asked is not None:
         guidance = get_guidance(asked)
         check_perturbed(config, guidance)
-    if sampler.guides:
+    if sampler.own_guidance:
         check_guiding_step(config, guidance, sampler)
     return guidance
 
@@ -153,9 +153,9 @@ def texts_read(guidance: Guidance, sampler: Sampler, *scales: float) -> set[str]
 
 def count_predictions(guidance: Guidance, sampler: Sampler, cfg_scale: float, calls: int) -> int:
     """Return the number of predictions of the network for calls of the denoiser, at most."""
-    scale = 1.0 if sampler.guides else cfg_scale
+    scale = 1.0 if sampler.own_guidance else cfg_scale
     count = guidance.evaluations(scale)
     alone = sampler.unconditional and "uncond" not in guidance.needs(1.0, scale)
-    if sampler.guides:  # only its last call in a step asks for both
+    if sampler.own_guidance:  # only its last call in a step asks for both
         return count * calls + (calls // sampler.nfe if alone else 0)
     return (count + 1 if alone and count == 1 else count) * calls

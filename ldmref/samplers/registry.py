@@ -169,7 +169,7 @@ _SAMPLERS: dict[str, Sampler] = {
         partial(cfgpp, eta=0.0), 1, 1, False, f"{_CFGPP}, algorithm 2", unconditional=True),
     "rectified_cfgpp": Sampler(
         rectified_cfgpp, 1, 2, False, "arXiv:2510.07631, algorithm 1", unconditional=True,
-        guides=True, straight=True, parameters=RectifiedParameters),
+        own_guidance=True, straight=True, parameters=RectifiedParameters),
     "lcm": Sampler(
         lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", clean_end=True, family="ddim",
         jumps=True),

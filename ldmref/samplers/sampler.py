@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from ldmref.declare import Invalid, get_fields, read
 from ldmref.errors import UsageError
 from ldmref.samplers.interfaces import Step
+from ldmref.support.renames import take_former
 
 SAMPLER_CODE = "E-SAMPLER"
 
@@ -35,8 +36,8 @@ class Sampler:
             folder `configured`, or "" (never).
         block: Steps per block of a singlestep method; 0 for other methods.
         on_timesteps: Whether `make` takes `training_sigmas`, the sigmas of the training timesteps.
-        guides: Whether the step guides itself: it takes the prediction with the prompt, and the
-            guidance scale of the request.
+        own_guidance: Whether guidance is a part of the step: it takes the prediction with the
+            prompt, and the guidance scale of the request.
         configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
         straight: Whether it is made of the slope (x - x0) / sigma and of sigma, so that every path
             has its step; others run by `on_ratio`.
@@ -47,6 +48,7 @@ class Sampler:
         parameters: Declared dataclass of further arguments of `make`, which follow the name and a
             colon in a request. None: there are none.
         name: Name recorded in images; `SAMPLERS` sets it.
+        guides: Former: `own_guidance`.
 
     >>> from ldmref.samplers import SAMPLERS
     >>> sampler = SAMPLERS["dpmpp_2m_sde"]
@@ -64,7 +66,7 @@ class Sampler:
     draws: int = 1
     adaptive: bool = False
     unconditional: bool = False
-    guides: bool = False
+    own_guidance: bool = False
     clean_end: bool = False
     lower_orders: Literal["", "always", "configured"] = ""
     block: int = 0
@@ -75,6 +77,10 @@ class Sampler:
     jumps: bool = False
     parameters: type | None = None
     name: str = "custom"
+    guides: InitVar[bool] = False
+
+    def __post_init__(self, guides: bool) -> None:
+        take_former(self, "guides", guides, "own_guidance")
 
     def __repr__(self) -> str:
         return f"<Sampler {self.name!r}: order {self.order}, {self.nfe} evaluations per step>"

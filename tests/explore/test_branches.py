@@ -18,7 +18,7 @@ from ldmref.samplers import SAMPLERS
 EVERY_SAMPLER = [  # rk45 chooses its own steps, of which there are many with random weights
     pytest.param(name, marks=[pytest.mark.slow] if name == "rk45" else [])
     for name in sorted(SAMPLERS)
-    if not SAMPLERS[name].guides  # made for flow matching
+    if not SAMPLERS[name].own_guidance  # made for flow matching
 ]
 
 

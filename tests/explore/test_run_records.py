@@ -21,7 +21,7 @@ from ldmref.trace import Selection, load_trace, record_trace
 EVERY_SAMPLER = [  # rk45 chooses its own steps, of which there are many with random weights
     pytest.param(name, marks=[pytest.mark.slow] if name == "rk45" else [])
     for name in sorted(SAMPLERS)
-    if not SAMPLERS[name].guides  # made for flow matching
+    if not SAMPLERS[name].own_guidance  # made for flow matching
 ]
 
 

@@ -44,7 +44,7 @@ def test_the_other_order_of_the_last_steps_is_tried(lower):
 
 
 def test_samplers_that_guide_draw_or_adapt_are_not_tried(monkeypatch):
-    flags = {"stochastic": False, "adaptive": False, "guides": False}
+    flags = {"stochastic": False, "adaptive": False, "own_guidance": False}
     samplers = {
         name: SimpleNamespace(name=name, **flags | {flag: True})
         for name, flag in zip("abc", flags, strict=True)

@@ -183,7 +183,7 @@ def test_other_settings_of_steps():
     }
     expected = {
         name for name, x in SAMPLERS.items()
-        if x is not right.sampler and not (x.guides or x.stochastic or x.adaptive)
+        if x is not right.sampler and not (x.own_guidance or x.stochastic or x.adaptive)
     }  # fmt: skip
     assert kinds.keys() == expected and all(SAMPLERS[name] is x for name, x in kinds.items())
     assert all(x.eta is None for text, x in found.items() if text.startswith("a step of"))

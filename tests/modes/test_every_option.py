@@ -218,7 +218,9 @@ def test_every_declared_parameter_is_tried(tiny):
     assert all(EXEMPT.values())
 
 
-@pytest.mark.parametrize("sampler", [n for n, x in SAMPLERS.items() if not x.guides | x.adaptive])
+@pytest.mark.parametrize(
+    "sampler", [n for n, x in SAMPLERS.items() if not x.own_guidance | x.adaptive]
+)
 def test_a_path_that_changes_nothing_is_said_to(tiny, sampler):
     """A path matters to methods of higher order along the slope, and to no other."""
     given = {"prompt": "a", "sampler": sampler, "steps": 4, "seed": 1}

@@ -40,7 +40,7 @@ def left_half():
     return mask
 
 
-USABLE = [name for name in SAMPLERS if not SAMPLERS[name].guides]  # that is for flow matching
+USABLE = [name for name in SAMPLERS if not SAMPLERS[name].own_guidance]  # that is for flow matching
 
 
 # -- txt2img --------------------------------------------------------------------------------------

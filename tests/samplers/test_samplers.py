@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_declared_evaluations_and_draws_are_the_counted_ones(name):
         assert all(n >= entry.nfe and (n - entry.nfe) % 6 == 0 for n in calls_of[:5])
     else:
         assert calls_of[:5] == expected
-    assert calls_of[5] == (entry.nfe if entry.guides else 1)
+    assert calls_of[5] == (entry.nfe if entry.own_guidance else 1)
     assert draws_of == [entry.draws if entry.stochastic else 0] * 5 + [int(name in CHURN)]
 
 
@@ -175,7 +176,7 @@ def test_the_table_of_samplers():
     assert [n for n in TABLE if SAMPLERS[n].draws != 1] == ["dpmpp_sde", "seeds_2", "seeds_3"]
     two = {"ddim_cfgpp", "euler_cfgpp", "rectified_cfgpp"}
     assert {n for n in TABLE if SAMPLERS[n].unconditional} == two
-    assert [n for n in TABLE if SAMPLERS[n].guides] == ["rectified_cfgpp"]
+    assert [n for n in TABLE if SAMPLERS[n].own_guidance] == ["rectified_cfgpp"]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -356,3 +357,10 @@ def test_fields_of_families_of_samplers():
 )
 def test_which_eta_draws_noise(name, eta, draws):
     assert SAMPLERS[name].draws_noise(eta) is draws
+
+
+def test_the_former_name_of_own_guidance_is_taken():
+    arguments = (SAMPLERS["euler"].make, 1, 2, False, "a test")
+    with pytest.warns(DeprecationWarning, match=r"Sampler\(guides=\) is Sampler\(own_guidance=\)"):
+        mine = Sampler(*arguments, guides=True)
+    assert replace(mine, name="another") == Sampler(*arguments, own_guidance=True, name="another")

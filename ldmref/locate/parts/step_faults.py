@@ -89,7 +89,7 @@ def step_faults(right: StepSettings) -> Iterator[tuple[str, StepSettings]]:
             config = replace(right.config, lower_order_final=lower)
             yield text, replace(right, config=config)
     for name, sampler in SAMPLERS.items():
-        if sampler.guides:  # a recorded run has no conditional predictions at its levels
+        if sampler.own_guidance:  # a recorded run has no conditional predictions at its levels
             continue
         if sampler is not right.sampler and not sampler.stochastic and not sampler.adaptive:
             text = f"a step of {name} instead of {right.sampler.name}"

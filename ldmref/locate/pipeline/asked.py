@@ -122,12 +122,13 @@ def _asked_numbers(context: PipelineContext, entry: TraceEntry) -> dict[str, Any
     evaluation = _evaluation_of(context, entry)
     true_cfg = request.get("true_cfg_scale")  # of pipelines that have two scales
     second = true_cfg is not None and _is_second(context, entry)
-    guides = not context.unknown_scheduler and context.choose_sampler(context.config)[0].guides
+    known = not context.unknown_scheduler
+    itself = known and context.choose_sampler(context.config)[0].own_guidance
     guider = context.guider
     rescale = guider.get("guidance_rescale", 0.0) if guider else None
     return {
-        # a step that guides combines the predictions itself
-        "scale": 1.0 if guides else true_cfg if second else context.asked_scale,
+        # a step with guidance of its own combines the predictions itself
+        "scale": 1.0 if itself else true_cfg if second else context.asked_scale,
         "rescale": request.get("guidance_rescale", 0.0) if rescale is None else rescale,
         "skip_scale": request.get("skip_layer_guidance_scale"),
         "perturbed_scale": None if evaluation is None else _perturbed_scale(context, evaluation),
