@@ -28,28 +28,28 @@ from ldmref.samplers.noise import follows_diffusers
 
 def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
     """Check a request; the latents of the kept part are put back after every step."""
-    original = read_image(request.image)
-    only_masked, warnings = decide_only_masked(config, original.size, request.only_masked)
-    size = choose_size(config, original, only_masked, request.width, request.height)
+    whole = read_image(request.image)
+    only_masked, warnings = decide_only_masked(config, whole.size, request.only_masked)
+    size = choose_size(config, whole, only_masked, request.width, request.height)
     request = replace(request, width=size[0], height=size[1], only_masked=only_masked)
     job = resolve(config, "inpaint", request, strength=request.strength, resample=request.resample)
     mask_image = read_mask(request.mask)
-    request = replace(request, image=original, mask=mask_image)
-    mask = masks.size_mask(mask_image, original, request.mask_blur, request.mask_invert)
-    warnings += image_warnings("the image", original)
-    warnings += masks.mask_warnings(mask_image, original)
-    image = original
+    request = replace(request, image=whole, mask=mask_image)
+    mask = masks.size_mask(mask_image, whole, request.mask_blur, request.mask_invert)
+    warnings += image_warnings("the image", whole)
+    warnings += masks.mask_warnings(mask_image, whole)
+    image = whole
     small_mask = mask
     box = None
     if only_masked:
         box = masks.find_region(mask, request.padding, size)
-        if box == (0, 0, *size) and original.size == size:
+        if box == (0, 0, *size) and whole.size == size:
             warnings.append("only_masked changes nothing: its region is the whole image")
-        image, small_mask = masks.crop_region(original, mask, box, size)
-        regions = [crop_control(control, original.size, box, size) for control in job.control]
+        image, small_mask = masks.crop_region(whole, mask, box, size)
+        regions = [crop_control(control, whole.size, box, size) for control in job.control]
         job = replace(job, control=tuple(control for control, _ in regions))
         if job.control_input is not None:
-            region = job.control_input.crop(original.size, box, size)
+            region = job.control_input.crop(whole.size, box, size)
             job = replace(job, control_input=region)
         warnings += [warning for _, warning in regions if warning]
     filling = any(fills_mask(control, config.denoiser) for control in job.control)
@@ -72,12 +72,12 @@ def plan_inpaint(config: ModelConfig, request: Inpaint) -> Plan:
     def finish(image: Image.Image) -> Image.Image:
         painted = mask if job.strength else mask.point(lambda value: 0)
         if box is None:
-            return masks.paste(image, original, painted)
-        return masks.paste_region(image, original, painted, box)
+            return masks.paste(image, whole, painted)
+        return masks.paste_region(image, whole, painted, box)
 
     def start(model: LatentDiffusion) -> InitialState:
         initial = make_initial(model, job, image, small_mask, request.fill, finish, filling)
-        return replace(initial, show=masks.PreviewPaste(original, mask, box))
+        return replace(initial, show=masks.PreviewPaste(whole, mask, box))
 
     recorded = {} if only_masked else {"padding": None}
     return Plan(request, job, start, recorded, tuple(warnings))

@@ -102,11 +102,11 @@ def fold_mask(mask: Image.Image, factor: int) -> np.ndarray:
     return cells.reshape(1, factor * factor, h, w)
 
 
-def paste(image: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """Return `image` where the mask is white, and `original` bit for bit where it is black."""
+def paste(image: Image.Image, whole: Image.Image, mask: Image.Image) -> Image.Image:
+    """Return `image` where the mask is white, and `whole` bit for bit where it is black."""
     m = np.asarray(mask, np.uint32)[..., None]
     new = np.asarray(image, np.uint32)
-    old = np.asarray(original, np.uint32)
+    old = np.asarray(whole, np.uint32)
     return Image.fromarray(((new * m + old * (255 - m) + 127) // 255).astype(np.uint8))
 
 
@@ -140,34 +140,34 @@ def crop_region(
 
 
 def paste_region(
-    image: Image.Image, original: Image.Image, mask: Image.Image, box: Box
+    image: Image.Image, whole: Image.Image, mask: Image.Image, box: Box
 ) -> Image.Image:
-    """Return `original` with the region pasted where the mask is white, and otherwise exact."""
-    repainted = original.copy()
+    """Return `whole` with the region pasted where the mask is white, and otherwise exact."""
+    repainted = whole.copy()
     size = box[2] - box[0], box[3] - box[1]
     repainted.paste(image.resize(size, Image.Resampling.LANCZOS), box[:2])
-    return paste(repainted, original, mask)
+    return paste(repainted, whole, mask)
 
 
 class PreviewPaste:
     """Pastes previews, of any size, into a small copy of an image, which is made only once.
 
     Args:
-        original: The whole image.
+        whole: The image that was given, of any size.
         mask: Where it is repainted.
         box: The region that a preview shows; None for all of it.
     """
 
-    def __init__(self, original: Image.Image, mask: Image.Image, box: Box | None):
-        self._whole = original, mask
-        self._box = box or (0, 0, *original.size)
+    def __init__(self, whole: Image.Image, mask: Image.Image, box: Box | None):
+        self._masked = whole, mask
+        self._box = box or (0, 0, *whole.size)
 
     @cached_property
     def _small(self) -> tuple[Image.Image, Image.Image, Box]:
-        original, mask = self._whole
-        image = original.copy()
+        whole, mask = self._masked
+        image = whole.copy()
         image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-        scale = image.width / original.width
+        scale = image.width / whole.width
         left, top, right, bottom = (round(edge * scale) for edge in self._box)
         box = left, top, max(right, left + 1), max(bottom, top + 1)
         return image, mask.resize(image.size, Image.Resampling.BOX), box
