@@ -130,7 +130,7 @@ def find_positions(ops: Backend, grid: Array, text: Array) -> Array:
     xp = ops.xp
     cells = place_cells(ops, grid[0, :, :, 0])
     of_patches = xp.concat([xp.zeros_like(cells[:, :1]), cells], axis=1)
-    of_text = xp.zeros_like(xp.astype(text[0, :, :3], cells.dtype, copy=False))
+    of_text = ops.zeros((text.shape[1], 3), cells)
     return xp.concat([of_text, of_patches], axis=0)
 
 

@@ -148,7 +148,7 @@ def embed_caption(
     context = fill_segment(ops, context, context[:, last:, :], segment)
     n, length, _ = real.shape
     segments = xp.reshape(real, (n, length // segment, segment))
-    seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
+    seen = ops.broadcast_like(xp.max(segments, axis=2, keepdims=True), segments)
     h = embed_states(ops, p.cap_embedder, context, config.norm_eps)
     h = xp.where(real != 0, h, p.cap_pad_token[None, :, :])
     indices = ops.count_from_zero(real, 1) + 1.0
@@ -181,7 +181,7 @@ def embed_image(
     real = fill_segment(ops, real, xp.zeros_like(real[:, :1, :]), segment)
     indices = fill_segment(ops, indices, indices[:, :1, :], segment)
     after = xp.sum(caption.seen, axis=1)[:, None, None] + 1.0
-    positions = xp.concat([after * real, indices + xp.zeros_like(after)], axis=2)
+    positions = xp.concat([after * real, ops.broadcast_like(indices, after)], axis=2)
     h = linear(ops, p.all_x_embedder[FORM], patches)
     h = xp.where(real != 0, h, p.x_pad_token[None, :, :])
     return TokenStream(h, positions, None)
