@@ -14,15 +14,13 @@ from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import FREQUENCIES, find_sines, normalize
 from ldmref.families.z_image.config import ZImageConfig
 from ldmref.math.arrays import Array
+from ldmref.math.tokens import PATCH, cut_patches, join_patches
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
-    PATCH,
-    cut_patches,
     cut_width,
     flatten_patches,
-    join_patches,
     place_cells,
     project_heads,
     rms_norm,
@@ -171,7 +169,7 @@ def embed_image(
     The last segment is filled up with a learned token, which is read like all others, at place 0.
     """
     xp = ops.xp
-    grid = cut_patches(ops, x, channels_last=True)
+    grid = cut_patches(x, channels_last=True)
     patches = flatten_patches(ops, grid)
     last = patches.shape[1] - 1
     segment = config.image_segment
