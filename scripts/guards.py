@@ -301,7 +301,26 @@ class TestFinder:
         tests = [x for x in self.files if is_test(x)]
         found = [x for x in tests if any(word in self.text(x) for word in words)]
         pages = ["tests/test_markdown.py", "tests/docs"] if name.endswith(".md") else []
-        return [*pages, *found]
+        stored = self.readers_of(name) if name.startswith("tests/") and not found else []
+        return [*pages, *found, *stored]
+
+    def readers_of(self, name: str) -> list[str]:
+        """Return the tests that read a stored file, which a helper may do for them.
+
+        They name the file or else the nearest folder around it, from beside that folder.
+        """
+        path = Path(name)
+        for part in (path, *path.parents[:-2]):
+            beside = f"{part.parent.as_posix()}/"
+            words = f'"{part.name}', f"/{part.name}", f"{part.name}/"
+            found: dict[str, None] = {}
+            for file in self.files:
+                if file.startswith(beside) and file.endswith(".py"):
+                    if any(word in self.text(file) for word in words):
+                        found |= dict.fromkeys([file] if is_test(file) else self.users_of(file))
+            if found:
+                return [*found]
+        return []
 
     @cache  # noqa: B019
     def text(self, name: str) -> str:

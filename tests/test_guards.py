@@ -59,6 +59,13 @@ FILES = {
     "tests/test_scripts.py": "run('scripts/clean.py')",
     "scripts/clean.py": "",
     "docs/start.md": "",
+    "tests/io/small.npz": "",
+    "tests/io/rows/first.json": "",
+    "tests/io/runs/first/run.json": "",
+    "tests/io/unread/row.json": "",
+    "tests/io/stored.py": 'FOLDER = HERE / \'x\' / "rows"\nSMALL = "small.npz"',
+    "tests/io/test_stored.py": "from stored import FOLDER",
+    "tests/io/test_runs.py": 'RUN = "runs/first"',
 }
 
 
@@ -87,8 +94,15 @@ def git(folder, *command):
         ("ldmref/alone.py", []),
         ("tests/io/test_names.py", ["io/test_names"]),
         ("tests/shared.py", ["io/test_names"]),
-        ("tests/io/conftest.py", ["io/test_names", "io/test_patches", "io/test_reading"]),
+        (
+            "tests/io/conftest.py",
+            [f"io/test_{name}" for name in ("names", "patches", "reading", "runs", "stored")],
+        ),
         ("scripts/clean.py", ["test_scripts"]),
+        ("tests/io/small.npz", ["io/test_stored"]),  # a helper reads the file
+        ("tests/io/rows/first.json", ["io/test_stored"]),  # a helper names its folder
+        ("tests/io/runs/first/run.json", ["io/test_runs"]),
+        ("tests/io/unread/row.json", []),
     ],
 )
 def test_the_tests_of_a_file(repository, name, tests):

@@ -140,6 +140,33 @@ class Backend(Operations):
         line[axis] = -1
         return xp.broadcast_to(xp.reshape(counted, tuple(line)), x.shape)
 
+    def broadcast_like(self, x: Array, *like: Array) -> Array:
+        """Return `x`, repeated along its axes of size 1 where another array is longer.
+
+        Args:
+            x: Array of this backend, of any shape.
+            like: Others, whose numbers are not read. Their own axes of size 1 change nothing.
+
+        Returns:
+            The shape of the sum of all, in the dtype of `x`; it may share the memory of `x`.
+
+        >>> import numpy as np
+        >>> from ldmref.backends import get_backend
+        >>> get_backend("numpy").broadcast_like(np.asarray([[1.0, 2.0]]), np.zeros((2, 1)))
+        array([[1., 2.],
+               [1., 2.]])
+        """
+        return self.xp.broadcast_arrays(x, *like)[0]
+
+    def zeros(self, shape: tuple[int, ...], like: Array) -> Array:
+        """Return zeros in the dtype, and on the device, of an array.
+
+        Args:
+            shape: Their shape.
+            like: Array of this backend, of any shape; its numbers are not read.
+        """
+        return self.xp.zeros(shape, dtype=like.dtype, device=device(like))
+
     def own(self, name: str, x: Array, dtype: str | None = None) -> Array:
         """Return an argument as an array of this backend: NumPy arrays are converted.
 

@@ -8,6 +8,8 @@ from array_api_compat import array_namespace, device
 
 from ldmref.math.arrays import Array
 
+PATCH = 2  # rows and columns of cells in a token that is a patch, in all models
+
 
 def patchify(x: Array, size: int = 2) -> Array:
     r"""Cut an image into square patches, each of which becomes one token.
@@ -34,13 +36,12 @@ def patchify(x: Array, size: int = 2) -> Array:
     array([[[0., 1., 4., 5.],
             [2., 3., 6., 7.]]])
     """
-    n, c, h, w = x.shape
+    _, _, h, w = x.shape
     if size < 1 or h % size or w % size:
         raise ValueError(f"patches of {size} x {size} do not fill {h} x {w}")
-    xp = array_namespace(x)
-    cut = xp.reshape(x, (n, c, h // size, size, w // size, size))
-    cut = xp.permute_dims(cut, (0, 2, 4, 1, 3, 5))
-    return xp.reshape(cut, (n, (h // size) * (w // size), c * size * size))
+    grid = cut_patches(x, size)
+    n, rows, columns, width = grid.shape
+    return array_namespace(x).reshape(grid, (n, rows * columns, width))
 
 
 def unpatchify(tokens: Array, height: int, width: int, size: int = 2) -> Array:
@@ -73,13 +74,49 @@ def unpatchify(tokens: Array, height: int, width: int, size: int = 2) -> Array:
     array([[[[0., 1., 2., 3.],
              [4., 5., 6., 7.]]]])
     """
-    n, length, width_of_token = tokens.shape
+    _, length, _ = tokens.shape
     if size < 1 or height % size or width % size or length * size**2 != height * width:
         raise ValueError(f"{length} patches of {size} x {size} do not make {height} x {width}")
-    xp = array_namespace(tokens)
-    c = width_of_token // size**2
-    cut = xp.reshape(tokens, (n, height // size, width // size, c, size, size))
-    return xp.reshape(xp.permute_dims(cut, (0, 3, 1, 4, 2, 5)), (n, c, height, width))
+    return join_patches(tokens, height // size, width // size, size)
+
+
+def cut_patches(x: Array, size: int = PATCH, channels_last: bool = False) -> Array:
+    """Cut images or latents (n, c, h, w) into patches (n, h / size, w / size, c size^2).
+
+    The numbers of a patch are ordered by channel, then row and column, as in the pattern
+    `n c (h p) (w q) -> n (h w) (c p q)`, or with `channels_last` by row, column and channel,
+    `n c (h p) (w q) -> n (h w) (p q c)`.
+
+    >>> import numpy as np
+    >>> cut_patches(np.arange(8.0).reshape(1, 2, 2, 2), channels_last=True)
+    array([[[[0., 4., 1., 5., 2., 6., 3., 7.]]]])
+    """
+    xp = array_namespace(x)
+    n, c, h, w = x.shape
+    x = xp.reshape(x, (n, c, h // size, size, w // size, size))
+    x = xp.permute_dims(x, (0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5))
+    return xp.reshape(x, (n, h // size, w // size, c * size**2))
+
+
+def join_patches(
+    x: Array, rows: int, columns: int, size: int = PATCH, channels_last: bool = False
+) -> Array:
+    """Join the first rows * columns patches of (n, l, c size^2), ordered as in `cut_patches`.
+
+    Returns images or latents, (n, c, size rows, size columns).
+
+    >>> import numpy as np
+    >>> join_patches(np.arange(8.0).reshape(1, 1, 8), 1, 1, channels_last=True)[0, 1]
+    array([[1., 3.],
+           [5., 7.]])
+    """
+    xp = array_namespace(x)
+    n, _, width = x.shape
+    c = width // size**2
+    inner = (size, size, c) if channels_last else (c, size, size)
+    x = xp.reshape(x[:, : rows * columns, :], (n, rows, columns, *inner))
+    x = xp.permute_dims(x, (0, 5, 1, 3, 2, 4) if channels_last else (0, 3, 1, 4, 2, 5))
+    return xp.reshape(x, (n, c, rows * size, columns * size))
 
 
 def rotary_embedding(

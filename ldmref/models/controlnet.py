@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import CachedContext
@@ -84,7 +86,7 @@ def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int 
     params = flatten(init(controlnet_spec(config), seed))
     for name, tensor in params.items():
         if name.startswith(tuple(f"{zero}." for zero in ZERO)):
-            params[name] = 0.0 * tensor
+            params[name] = np.zeros_like(tensor)
         elif name in copied:
             params[name] = copied[name]
     return unflatten(params)

@@ -22,7 +22,6 @@ Heads: TypeAlias = tuple[Array, Array, Array]
 NO_PARAMETERS = Params()
 QUERY_KEY_VALUE = ("to_q", "to_k", "to_v")
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")  # of the text beside an image
-PATCH = 2  # rows and columns of cells in a token that is a patch
 THETA = 10000.0  # the slowest rotation has nearly this wavelength, divided by 2 pi
 
 
@@ -187,19 +186,6 @@ def join_cells(x: Array, rows: int, columns: int) -> Array:
     return xp.reshape(cells, (n, z, rows, columns))
 
 
-def cut_patches(ops: Backend, x: Array, channels_last: bool = False) -> Array:
-    """Cut latents (n, c, h, w) into patches (n, h/2, w/2, 4 c).
-
-    The numbers of a patch are ordered by channel, then row and column, as in the pattern
-    `n c (h p) (w q) -> n (h w) (c p q)`, or with `channels_last` by row, column and channel,
-    `n c (h p) (w q) -> n (h w) (p q c)`.
-    """
-    n, c, h, w = x.shape
-    x = ops.xp.reshape(x, (n, c, h // PATCH, PATCH, w // PATCH, PATCH))
-    x = ops.xp.permute_dims(x, (0, 2, 4, 3, 5, 1) if channels_last else (0, 2, 4, 1, 3, 5))
-    return ops.xp.reshape(x, (n, h // PATCH, w // PATCH, c * PATCH**2))
-
-
 def flatten_patches(ops: Backend, grid: Array) -> Array:
     """Return patches (n, rows, columns, c) as tokens (n, rows * columns, c)."""
     n, rows, columns, width = grid.shape
@@ -209,20 +195,6 @@ def flatten_patches(ops: Backend, grid: Array) -> Array:
 def embed_patches(ops: Backend, p: Params, grid: Array) -> Array:
     """Embed patches (n, rows, columns, c) as tokens (n, rows * columns, d)."""
     return linear(ops, p, flatten_patches(ops, grid))
-
-
-def join_patches(x: Array, rows: int, columns: int, channels_last: bool = False) -> Array:
-    """Join the first rows * columns patches of (n, l, 4 c), ordered as in `cut_patches`.
-
-    Returns latents, (n, c, 2 rows, 2 columns).
-    """
-    xp = array_namespace(x)
-    n, _, width = x.shape
-    c = width // PATCH**2
-    inner = (PATCH, PATCH, c) if channels_last else (c, PATCH, PATCH)
-    x = xp.reshape(x[:, : rows * columns, :], (n, rows, columns, *inner))
-    x = xp.permute_dims(x, (0, 5, 1, 3, 2, 4) if channels_last else (0, 3, 1, 4, 2, 5))
-    return xp.reshape(x, (n, c, rows * PATCH, columns * PATCH))
 
 
 def swiglu(ops: Backend, gate: Params, up: Params, down: Params, x: Array) -> Array:

@@ -8,8 +8,8 @@ from typing import Any
 from ldmref.families.flux.config import transformer_of
 from ldmref.families.flux.files import PACKED
 from ldmref.families.joint_transformers import SCALE
+from ldmref.math.tokens import join_patches
 from ldmref.models.config import ModelConfig
-from ldmref.models.transformer_layers import join_patches
 from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.parts import PipelineParts
 from ldmref.ports.port import FamilyPort

@@ -9,8 +9,8 @@ from typing import Any
 from ldmref.families.krea2.config import transformer_of
 from ldmref.families.krea2.text import LAYERS
 from ldmref.families.qwen3.encoder import Qwen3Config
+from ldmref.math.tokens import PATCH, join_patches
 from ldmref.models.config import ModelConfig
-from ldmref.models.transformer_layers import PATCH, join_patches
 from ldmref.ports.library_object import LibraryObject
 from ldmref.ports.parts import PipelineParts
 from ldmref.ports.port import FamilyPort

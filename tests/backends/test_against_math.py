@@ -73,6 +73,27 @@ def test_entries_are_counted_along_an_axis(backend, axis):
     np.testing.assert_array_equal(counted, np.indices(x.shape)[axis])
 
 
+@pytest.mark.parametrize(
+    ("of_x", "others"),
+    [((2, 1, 5, 1), [(1, 8, 5, 3)]), ((1, 1, 3), [(2, 1, 1), (1, 4, 1)]), ((2, 5, 3), [(1, 5, 1)])],
+    ids=["an axis each", "two others", "no axis"],
+)
+def test_an_array_is_repeated_where_others_are_longer(backend, of_x, others):
+    x = RNG.standard_normal(of_x)
+    like = [np.full(shape, np.nan) for shape in others]
+    got = backend.broadcast_like(backend.asarray(x), *map(backend.asarray, like))
+    want = np.broadcast_to(x, np.broadcast_shapes(of_x, *others))
+    np.testing.assert_array_equal(backend.to_numpy(got), want)
+
+
+def test_zeros_are_of_the_type_of_an_array(backend):
+    for like in (backend.asarray(X), backend.asarray(MASK)):
+        zeros = backend.zeros((2, 0, 3), like), backend.zeros((4, 1), like)
+        assert [tuple(x.shape) for x in zeros] == [(2, 0, 3), (4, 1)]
+        assert {x.dtype for x in zeros} == {like.dtype}
+        assert not backend.to_numpy(zeros[1]).any()
+
+
 def test_a_long_text_is_counted_in_float32_by_half_precision():
     pytest.importorskip("torch")
     ops = get_backend("torch", dtype="bfloat16")

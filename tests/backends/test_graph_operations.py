@@ -144,6 +144,7 @@ FUNCTIONS = {
     "means": lambda xp, x: (xp.mean(x, axis=(0, 2)), xp.mean(x, axis=-1, keepdims=True)),
     "clip": lambda xp, x: (xp.clip(x, 0.0, None), xp.clip(x, -0.5, 0.25)),
     "logaddexp": lambda xp, x: xp.logaddexp(x, -100.0 * x),
+    "broadcast": lambda xp, x: tuple(xp.broadcast_arrays(x[:, :1], x[:1, :, :1], x[0])),
     "where": lambda xp, x: xp.where(x > 0, x, xp.zeros_like(x)),
     "constants": lambda xp, x: x * xp.exp(xp.arange(4, dtype=xp.float32)) + xp.ones_like(x),
     "waves": lambda xp, x: (xp.sin(x), xp.cos(x), xp.tanh(x), xp.abs(x), xp.sqrt(xp.abs(x))),
@@ -180,6 +181,20 @@ def test_entries_are_counted_along_an_axis(name, axes):
     )
     for got, axis in zip(counted, (0, 1, 1), strict=True):
         np.testing.assert_array_equal(got, np.indices(x.shape)[axis])
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("axes", [{}, {0: "n", 1: "m"}], ids=["known", "open"])
+def test_zeros_have_a_size_that_is_open(name, axes):
+    x = np.full((2, 5, 3), 7.0, np.float32)
+
+    def widen(s):
+        ops = GraphBackend()
+        zeros = ops.zeros((s.shape[1], s.shape[0], 4), s)
+        return namespace.concat([namespace.permute_dims(s, (1, 0, 2)), zeros], axis=2)
+
+    got = run(open_backend(name), widen, x, open_axes=[axes])
+    np.testing.assert_array_equal(got, np.pad(x.swapaxes(0, 1), ((0, 0), (0, 0), (0, 4))))
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])

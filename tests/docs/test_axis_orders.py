@@ -21,8 +21,8 @@ from ldmref.cases import golden_model
 from ldmref.families.flux import network as flux
 from ldmref.families.sd3 import network as sd3
 from ldmref.families.z_image import network as z_image
+from ldmref.math.tokens import cut_patches, join_patches
 from ldmref.models.params import Params
-from ldmref.models.transformer_layers import cut_patches, join_patches
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("**/*.md"))
@@ -122,9 +122,9 @@ RUNS = {  # pattern: what it says of which code, as pairs of a result and an inp
     CUT: {
         "patchify": lambda: (lm.patchify(X), X),
         "Stable Diffusion 3": lambda: (into_sd3(), X),
-        "Flux.1": lambda: (as_rows(cut_patches(NUMPY, X)), X),
+        "Flux.1": lambda: (as_rows(cut_patches(X)), X),
     },
-    CUT_LAST: {"Z-Image": lambda: (as_rows(cut_patches(NUMPY, X, channels_last=True)), X)},
+    CUT_LAST: {"Z-Image": lambda: (as_rows(cut_patches(X, channels_last=True)), X)},
     JOIN: {
         "unpatchify": lambda: (lm.unpatchify(ROWS, 4, 6), ROWS),
         "Flux.1": lambda: out_of("flux"),
@@ -153,8 +153,8 @@ def test_a_pattern_says_what_the_code_does(pattern, code):
 def test_the_networks_cut_their_inputs_so(name, module, pattern, monkeypatch):
     seen = []
 
-    def watch(ops, x, channels_last=False):
-        seen.append((x, cut_patches(ops, x, channels_last)))
+    def watch(x, channels_last=False):
+        seen.append((x, cut_patches(x, channels_last=channels_last)))
         return seen[-1][1]
 
     monkeypatch.setattr(module, "cut_patches", watch)

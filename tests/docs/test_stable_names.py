@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import importlib.util
+import inspect
 import re
 import tomllib
 import warnings
@@ -88,6 +90,29 @@ def test_the_names_of_a_page_are_stable(page):
         exported = set(getattr(importlib.import_module(address), "__all__", ()))
         named = {f"{address}.{word}" for word in words if word.partition(".")[0] in exported}
         assert missing(named - WORDS) == []
+
+
+def former_arguments(call: ast.Call) -> list[str]:
+    """Return the arguments of a call that its class takes for a while, and warns of."""
+    name = call.func.id if isinstance(call.func, ast.Name) else ""
+    for address in ("ldmref.ports", "ldmref.cases", "ldmref.training", "ldmref.families"):
+        kind = getattr(importlib.import_module(address), name, None) if name else None
+        if dataclasses.is_dataclass(kind):
+            held = {field.name for field in dataclasses.fields(kind)}
+            taken = {*inspect.signature(kind).parameters} - held
+            return [f"{name}({k.arg}=)" for k in call.keywords if k.arg in taken]
+    return []
+
+
+def test_the_page_of_families_gives_no_former_argument():
+    """Nobody who follows it sees a warning."""
+    code = ast.walk(ast.parse(python_of("docs/add-a-family.md")))
+    calls = [node for node in code if isinstance(node, ast.Call)]
+    assert [name for call in calls for name in former_arguments(call)] == []
+    assert calls
+    (former,) = ast.parse("NetworkInput('x', 'sample', shape, also=())").body
+    assert isinstance(former, ast.Expr) and isinstance(former.value, ast.Call)
+    assert former_arguments(former.value) == ["NetworkInput(also=)"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}-{path.stem}")

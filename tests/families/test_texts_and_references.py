@@ -180,7 +180,8 @@ def test_zeros_stand_for_a_missing_t5():
     assert found.context.shape == (2, 4, 40) and found.pooled is None
     wide = np.ones((2, 4, 40))
     assert sd3.widen(OPS, wide, 40) is wide
-    assert sd3.zeros_like(OPS, wide.astype(np.float32), (1, 2)).dtype == np.float32
+    narrow = states.astype(np.float32)
+    assert sd3.condition_on_text(OPS, without, narrow, pooled, (16, 16)).context.dtype == np.float32
 
 
 # -- Qwen3 ----------------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def test_a_missing_one_at_the_end_is_named(model, hidden, words):
     ],
 )
 def test_another_packing_is_named(flux_model, monkeypatch, order, words):
-    def cut(ops, x):
+    def cut(x):
         n, c, h, w = x.shape
         x = x.reshape(n, c, h // 2, 2, w // 2, 2).transpose(order)
         return x.reshape(n, h // 2, w // 2, c * 4)

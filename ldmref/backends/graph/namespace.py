@@ -132,11 +132,28 @@ def where(condition: Array, a: Array, b: Array) -> SymbolicArray:
 @_symbolic
 def full_like(x: SymbolicArray, fill_value: float) -> Array:
     """Return an array of that shape with one value, a constant if the shape is known."""
-    value = np.asarray(fill_value, x.dtype)
-    if is_known(x.shape):
-        shape: Any = x.shape
-        return np.full(shape, value)
-    return x.graph.add("Expand", [value, x.graph.shape_vector(x.shape)], x.shape, x.dtype)
+    return fill(x.shape, fill_value, x)
+
+
+def fill(shape: Sequence[GraphSize], value: float, like: Array) -> Array:
+    """Return an array of one value with the dtype of another, a constant if the shape is known."""
+    known: Any = tuple(shape)
+    if is_known(known):
+        return np.full(known, value, like.dtype)
+    operands = [np.asarray(value, like.dtype), like.graph.shape_vector(known)]
+    return like.graph.add("Expand", operands, known, like.dtype)
+
+
+@_symbolic
+def broadcast_arrays(*arrays: Array) -> list[Array]:
+    """Repeat each array along its axes of size 1 where another one is longer."""
+    shape = broadcast_shapes(*(x.shape for x in arrays))
+    graph = next(x.graph for x in arrays if isinstance(x, SymbolicArray))
+    sizes = graph.shape_vector(shape)
+    return [
+        x if tuple(x.shape) == shape else graph.add("Expand", [x, sizes], shape, x.dtype)
+        for x in arrays
+    ]
 
 
 def _unary(name: str, operator: str) -> Callable:

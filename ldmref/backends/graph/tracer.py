@@ -13,7 +13,7 @@ from ldmref.backends.base import Backend
 from ldmref.backends.graph import namespace
 from ldmref.backends.graph.arrays import SymbolicArray, elementwise
 from ldmref.backends.graph.graph import Graph, GraphInput
-from ldmref.backends.graph.sizes import is_known
+from ldmref.backends.graph.sizes import GraphSize, is_known
 from ldmref.math.arrays import Array
 
 
@@ -43,6 +43,10 @@ class GraphBackend(Backend):
         """Count by a sum of ones: how many there are is open when the graph is made."""
         ones = namespace.full_like(namespace.astype(x, np.dtype(self.state_dtype)), 1.0)
         return namespace.cumulative_sum(ones, axis=axis) - 1.0
+
+    def zeros(self, shape: tuple[GraphSize, ...], like: Array) -> Array:
+        """Return zeros of a shape whose sizes may be open when the graph is made."""
+        return namespace.fill(shape, 0.0, like)
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         y = namespace.matmul(x, weight.T)

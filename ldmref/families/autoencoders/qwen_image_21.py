@@ -99,7 +99,7 @@ def shrink_image(x: Array, width: int, frames: int) -> Array:
     h, w = height // 2, columns // 2
     squares = xp.permute_dims(xp.reshape(x, (n, c, h, 2, w, 2)), (0, 1, 3, 5, 2, 4))
     squares = xp.reshape(squares, (n, c, 4, h, w))
-    squares = xp.concat([0.0 * squares] * (frames - 1) + [squares], axis=2)
+    squares = xp.concat([xp.zeros_like(squares)] * (frames - 1) + [squares], axis=2)
     groups = xp.reshape(squares, (n, width, c * 4 * frames // width, h, w))
     return xp.mean(groups, axis=2)
 

@@ -15,8 +15,8 @@ from ldmref.families.flux.controlnet import HINT_WIDTHS, FluxControlConfig, cont
 from ldmref.families.flux.files import ENDS, list_blocks
 from ldmref.families.transformer_files import count_blocks, find_entry
 from ldmref.io.key_table import KeyEntry, KeyTable, key_table
+from ldmref.math.tokens import PATCH
 from ldmref.models.params import Shape, flatten
-from ldmref.models.transformer_layers import PATCH
 
 ORIGINAL = {  # the layers that the transformer does not have
     "controlnet_x_embedder": "pos_embed_input",

@@ -35,6 +35,7 @@ from ldmref.families.joint_transformers import GUIDANCE, SCALE, embed
 from ldmref.io.diffusers.checks import config_error, require_plain
 from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.math.arrays import Array
+from ldmref.math.tokens import PATCH, cut_patches
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.config import ModelConfig
 from ldmref.models.controlnet import encode_pixels, pixel_spec
@@ -50,7 +51,7 @@ from ldmref.models.denoiser_config import WidthOrZero
 from ldmref.models.layers import linear
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec
-from ldmref.models.transformer_layers import PATCH, cut_patches, embed_patches
+from ldmref.models.transformer_layers import embed_patches
 
 OPTIONAL = ("num_mode", "conditioning_embedding_channels")  # null for none, which is 0 here
 HINT_WIDTHS = (16, 16, 16, 16)  # of the encoder of the image
@@ -133,9 +134,9 @@ def controlnet(
     Returns:
         One array for each block.
     """
-    grid = cut_patches(ops, x)
+    grid = cut_patches(x)
     h = embed_patches(ops, p.x_embedder, grid)
-    h = h + embed_patches(ops, p.controlnet_x_embedder, cut_patches(ops, hint))
+    h = h + embed_patches(ops, p.controlnet_x_embedder, cut_patches(hint))
     scale = None if guidance is None else guidance * SCALE
     emb = embed(ops, p.time_text_embed, t, pooled, scale)
     text = linear(ops, p.context_embedder, get_hidden_states(context))

@@ -49,9 +49,9 @@ from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.diffusers.folder import get_class
 from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.io.key_table import KeyEntry
+from ldmref.math.tokens import PATCH
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.params import Shape, flatten
-from ldmref.models.transformer_layers import PATCH
 
 # -- diffusers' folders ----------------------------------------------------------------------------
 

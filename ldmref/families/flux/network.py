@@ -21,18 +21,16 @@ from ldmref.families.joint_transformers import (
     gated_feed_forward,
 )
 from ldmref.math.arrays import Array
+from ldmref.math.tokens import PATCH, cut_patches, join_patches
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import attention_spec, linear_spec
 from ldmref.models.transformer_layers import (
     ADDED,
-    PATCH,
     attend_jointly,
-    cut_patches,
     embed_patches,
     gelu_tanh,
-    join_patches,
     place_cells,
     project_heads,
     turn_by,
@@ -100,7 +98,7 @@ def transformer(
         (n, out_channels, h, w).
     """
     heads = config.num_attention_heads
-    grid = cut_patches(ops, x)
+    grid = cut_patches(x)
     _, rows, columns, _ = grid.shape
     h = embed_patches(ops, p.x_embedder, grid)
     scale = None if guidance is None else guidance * SCALE
@@ -130,7 +128,7 @@ def find_positions(ops: Backend, grid: Array, text: Array) -> Array:
     xp = ops.xp
     cells = place_cells(ops, grid[0, :, :, 0])
     of_patches = xp.concat([xp.zeros_like(cells[:, :1]), cells], axis=1)
-    of_text = xp.zeros_like(xp.astype(text[0, :, :3], cells.dtype, copy=False))
+    of_text = ops.zeros((text.shape[1], 3), cells)
     return xp.concat([of_text, of_patches], axis=0)
 
 

@@ -121,7 +121,8 @@ def transformer(
     if reference_tokens is not None and reference_positions is not None:
         tokens = xp.concat([tokens, reference_tokens], axis=1)
         more = xp.astype(reference_positions, positions.dtype, copy=False)
-        positions = xp.concat([positions[None, :, :] + xp.zeros_like(more[:, :1, :]), more], axis=1)
+        rows = ops.broadcast_like(positions[None, :, :], more[:, :1, :])
+        positions = xp.concat([rows, more], axis=1)
     emb = embed(ops, p.time_guidance_embed, config, t, guidance, x)
     of_image = modulation(ops, p.double_stream_modulation_img, emb)
     of_text = modulation(ops, p.double_stream_modulation_txt, emb)

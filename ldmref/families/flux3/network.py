@@ -228,7 +228,7 @@ def pass_together(
     x = xp.concat([mode.states for mode in content], axis=1)
     modulation = content[0].joint
     if len(content) > 1:
-        rows = [mode.joint + xp.zeros_like(mode.states[:, :, :1]) for mode in content]
+        rows = [ops.broadcast_like(mode.joint, mode.states[:, :, :1]) for mode in content]
         modulation = xp.concat(rows, axis=1)
     score_bias = None
     if mask is not None:

@@ -23,9 +23,13 @@ ROW_SCALE = 0.5  # of the numbers of rows and columns
 
 def join_waves(ops: Backend, parts: Sequence[Waves]) -> Waves:
     """Return the waves of tokens that follow each other."""
-    row = sum(cos[:, :, :1, :1] * 0.0 for cos, _ in parts)  # of as many rows as any part has
-    cos, sin = (ops.xp.concat([x + row for x in side], axis=2) for side in zip(*parts, strict=True))
-    return cos, sin
+    firsts = [cos[:, :, :1, :1] for cos, _ in parts]  # any of them may have more rows than others
+
+    def join(side: Sequence[Array]) -> Array:
+        return ops.xp.concat([ops.broadcast_like(x, *firsts) for x in side], axis=2)
+
+    cos, sin = zip(*parts, strict=True)
+    return join(cos), join(sin)
 
 
 def place_text(ops: Backend, states: Array) -> Array:
@@ -50,5 +54,6 @@ def place_references(sizes: Sequence[tuple[int, int]]) -> np.ndarray:
     found = []
     for number, (height, width) in enumerate(sizes, 1):
         rows, columns = np.mgrid[:height, :width].reshape(2, -1) * ROW_SCALE
-        found.append(np.stack([0.0 * rows, rows, columns, 0.0 * rows - number], axis=1))
+        numbers = np.full_like(rows, -number)
+        found.append(np.stack([np.zeros_like(rows), rows, columns, numbers], axis=1))
     return np.concatenate(found)[None]

@@ -12,9 +12,9 @@ from ldmref.families.flux.config import Blocks
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.encoder import Qwen3Config
 from ldmref.families.qwen3.prompts import broken_text_rules
+from ldmref.math.tokens import PATCH
 from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Width
-from ldmref.models.transformer_layers import PATCH
 
 
 @dataclass(frozen=True)

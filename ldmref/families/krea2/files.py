@@ -30,9 +30,9 @@ from ldmref.families.transformer_files import (
 from ldmref.io.diffusers.checks import require_plain
 from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.key_table import KeyEntry
+from ldmref.math.tokens import PATCH
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.params import Shape
-from ldmref.models.transformer_layers import PATCH
 
 # -- diffusers' folders ----------------------------------------------------------------------------
 

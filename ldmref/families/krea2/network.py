@@ -18,17 +18,15 @@ from ldmref.families.flux.network import find_positions
 from ldmref.families.joint_transformers import find_sines
 from ldmref.families.krea2.config import Krea2Config
 from ldmref.math.arrays import Array
+from ldmref.math.tokens import PATCH, cut_patches, join_patches
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads, repeat_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, mlp_spec, normalized_attention_spec, swiglu_spec
 from ldmref.models.transformer_layers import (
-    PATCH,
-    cut_patches,
     cut_width,
     embed_patches,
     gelu_tanh,
-    join_patches,
     rms_norm,
     swiglu,
     turn_by,
@@ -111,7 +109,7 @@ def transformer(
     states = get_hidden_states(context)
     if mask is None:
         mask = xp.ones_like(states[:, :, 0])
-    grid = cut_patches(ops, x)
+    grid = cut_patches(x)
     _, rows, columns, _ = grid.shape
     emb = embed_time(ops, p.time_embed, t, config.timestep_embed_dim, x)
     modulation = linear(ops, p.time_mod_proj, gelu_tanh(ops, emb, "gelu"))

@@ -150,7 +150,7 @@ def find_positions(ops: Backend, config: Qwen3Config, ids: Array, mask: Array | 
     counted = xp.cumulative_sum(kept, axis=1) - 1.0
     if config.padding_position < 0:
         return xp.clip(counted, 0.0, None)[:, :, None]
-    padding = xp.zeros_like(counted) + float(config.padding_position)
+    padding = xp.full_like(counted, float(config.padding_position))
     return xp.where(kept != 0, counted, padding)[:, :, None]
 
 

@@ -183,9 +183,8 @@ def find_sequence(
     start = xp.sum(kept, axis=1) if image_start is None else image_start
     frame = xp.astype(start, wide, copy=False)[:, None, None]
     cells = find_cells(ops, x)
-    positions = xp.concat(
-        [frame + xp.zeros_like(cells[:, :, :1]), cells + xp.zeros_like(frame)], axis=2
-    )
+    frames, cells = ops.broadcast_like(frame, cells[:, :, :1]), ops.broadcast_like(cells, frame)
+    positions = xp.concat([frames, cells], axis=2)
     waves = join_waves(ops, config, positions)
     hidden = None
     if mask is not None:
@@ -300,7 +299,7 @@ def self_attention(
         return linear(ops, p.to_out["0"], merge_heads(ops, mixed))
     assert text_waves is not None
     length = text_waves.shape[2]
-    joined = xp.concat([text_waves + xp.zeros_like(waves[:, :, :1, :]), waves], axis=2)
+    joined = xp.concat([ops.broadcast_like(text_waves, waves[:, :, :1, :]), waves], axis=2)
     q, k, v = project(ops, p, x, joined, config)
     text = ops.attention(*(part[:, :, :length, :] for part in (q, k, v)), causal=True)
     image = ops.attention(q[:, :, length:, :], k, v, bias=hidden)

@@ -24,6 +24,7 @@ from ldmref.families.joint_transformers import (
 from ldmref.families.sd3.config import MMDiTConfig
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
+from ldmref.math.tokens import join_patches
 from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.layers import layer, linear, merge_heads, split_heads
 from ldmref.models.params import Params, Spec, numbered
@@ -105,9 +106,7 @@ def transformer(
     Raises:
         UsageError: The table of positions is too small for the latents.
     """
-    xp = ops.xp
     patch = config.patch_size
-    n, rows, columns = x.shape[0], x.shape[2] // patch, x.shape[3] // patch
     h = embed_patches(ops, p.pos_embed, x, patch)
     text = linear(ops, p.context_embedder, get_hidden_states(context))
     emb = embed(ops, p.time_text_embed, t, pooled)
@@ -118,11 +117,7 @@ def transformer(
             h = h + control.blocks[number]
 
     h = linear(ops, p.proj_out, adaptive_norm(ops, p.norm_out, h, emb)[0])
-    # tokens back to pixels: n, rows, columns, patch, patch, c -> n, c, h, w
-    c = config.out_channels
-    h = xp.reshape(h, (n, rows, columns, patch, patch, c))
-    h = xp.permute_dims(h, (0, 5, 1, 3, 2, 4))
-    return xp.reshape(h, (n, c, x.shape[2], x.shape[3]))
+    return join_patches(h, x.shape[2] // patch, x.shape[3] // patch, patch, channels_last=True)
 
 
 @layer

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from array_api_compat import device
-
 from ldmref.backends.base import Backend
 from ldmref.families.sd3.config import transformer_of
 from ldmref.math.arrays import Array
@@ -76,7 +74,7 @@ def condition_on_text(
     network = transformer_of(config)
     states = widen(ops, states, network.joint_attention_dim)
     if config.text_encoder_3 is None:
-        zeros = zeros_like(ops, states, (states.shape[0], network.empty_tokens, states.shape[2]))
+        zeros = ops.zeros((states.shape[0], network.empty_tokens, states.shape[2]), states)
         states = ops.xp.concat([states, zeros], axis=1)
     return Conditioning(states, pooled)
 
@@ -86,9 +84,4 @@ def widen(ops: Backend, states: Array, width: int) -> Array:
     n, length, d = states.shape
     if d == width:
         return states
-    return ops.xp.concat([states, zeros_like(ops, states, (n, length, width - d))], axis=2)
-
-
-def zeros_like(ops: Backend, x: Array, shape: tuple[int, ...]) -> Array:
-    """Return zeros of a shape, of the type and on the device of an array."""
-    return ops.xp.zeros(shape, dtype=x.dtype, device=device(x))
+    return ops.xp.concat([states, ops.zeros((n, length, width - d), states)], axis=2)

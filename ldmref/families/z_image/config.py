@@ -11,9 +11,9 @@ from ldmref.declare import Length, Range
 from ldmref.families.joint_transformers import broken_axis_rules
 from ldmref.families.qwen3.prompts import broken_text_rules
 from ldmref.families.qwen3.siblings import THETA, require_theta
+from ldmref.math.tokens import PATCH
 from ldmref.models.config import ModelConfig, denoiser_of
 from ldmref.models.denoiser_config import DenoiserConfig, Width
-from ldmref.models.transformer_layers import PATCH
 
 SEGMENT = 32  # the tokens of an image, and those of a caption, are filled up to multiples of it
 OF_IMAGE, OF_TEXT = "noise_refiner.0", "context_refiner.0"  # which read the tokens first

@@ -33,9 +33,9 @@ from ldmref.families.z_image.text import as_text_encoder
 from ldmref.io.compvis.keys import autoencoder_table, clip_table
 from ldmref.io.diffusers.declared import read_denoiser
 from ldmref.io.key_table import KeyEntry, add_prefixes
+from ldmref.math.tokens import PATCH
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.params import Shape
-from ldmref.models.transformer_layers import PATCH
 
 # -- diffusers' folders ----------------------------------------------------------------------------
 

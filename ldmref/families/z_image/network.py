@@ -14,15 +14,13 @@ from ldmref.backends.base import Backend
 from ldmref.families.joint_transformers import FREQUENCIES, find_sines, normalize
 from ldmref.families.z_image.config import ZImageConfig
 from ldmref.math.arrays import Array
+from ldmref.math.tokens import PATCH, cut_patches, join_patches
 from ldmref.models.layers import layer, linear, mask_bias, merge_heads
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.models.specs import linear_spec, normalized_attention_spec
 from ldmref.models.transformer_layers import (
-    PATCH,
-    cut_patches,
     cut_width,
     flatten_patches,
-    join_patches,
     place_cells,
     project_heads,
     rms_norm,
@@ -148,7 +146,7 @@ def embed_caption(
     context = fill_segment(ops, context, context[:, last:, :], segment)
     n, length, _ = real.shape
     segments = xp.reshape(real, (n, length // segment, segment))
-    seen = xp.max(segments, axis=2, keepdims=True) + xp.zeros_like(segments)
+    seen = ops.broadcast_like(xp.max(segments, axis=2, keepdims=True), segments)
     h = embed_states(ops, p.cap_embedder, context, config.norm_eps)
     h = xp.where(real != 0, h, p.cap_pad_token[None, :, :])
     indices = ops.count_from_zero(real, 1) + 1.0
@@ -171,7 +169,7 @@ def embed_image(
     The last segment is filled up with a learned token, which is read like all others, at place 0.
     """
     xp = ops.xp
-    grid = cut_patches(ops, x, channels_last=True)
+    grid = cut_patches(x, channels_last=True)
     patches = flatten_patches(ops, grid)
     last = patches.shape[1] - 1
     segment = config.image_segment
@@ -181,7 +179,7 @@ def embed_image(
     real = fill_segment(ops, real, xp.zeros_like(real[:, :1, :]), segment)
     indices = fill_segment(ops, indices, indices[:, :1, :], segment)
     after = xp.sum(caption.seen, axis=1)[:, None, None] + 1.0
-    positions = xp.concat([after * real, indices + xp.zeros_like(after)], axis=2)
+    positions = xp.concat([after * real, ops.broadcast_like(indices, after)], axis=2)
     h = linear(ops, p.all_x_embedder[FORM], patches)
     h = xp.where(real != 0, h, p.x_pad_token[None, :, :])
     return TokenStream(h, positions, None)

@@ -14,8 +14,8 @@ import numpy as np
 from ldmref.locate.recorded.conventions import Convention
 from ldmref.locate.recorded.names import read_array
 from ldmref.locate.replay.networks import with_one_width
+from ldmref.math.tokens import PATCH
 from ldmref.models.declared import DeclaredNetwork, NetworkInput, TextAttention
-from ldmref.models.transformer_layers import PATCH
 from ldmref.ports.arguments import names_of
 from ldmref.trace.calls import TraceCall
 from ldmref.trace.model import Trace, TraceEntry

@@ -102,8 +102,8 @@ def embed_positions(ops: Backend, config: DiTConfig, patches: Array) -> Array:
     columns = count_places(ops, grid[0, :], base)
     by_row = timestep_embedding(rows, config.width // 2, flip_sin_to_cos=False)[:, None, :]
     by_column = timestep_embedding(columns, config.width // 2, flip_sin_to_cos=False)[None, :, :]
-    zero = xp.zeros_like(by_row[..., :1] + by_column[..., :1])
-    emb = xp.concat([by_column + zero, by_row + zero], axis=2)
+    by_row, by_column = ops.broadcast_like(by_row, by_column), ops.broadcast_like(by_column, by_row)
+    emb = xp.concat([by_column, by_row], axis=2)
     emb = xp.reshape(emb, (1, -1, config.width))
     return xp.astype(xp.astype(emb, xp.float32), patches.dtype)
 
