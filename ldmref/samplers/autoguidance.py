@@ -73,6 +73,7 @@ class Autoguidance(Guidance):
     source = "arXiv:2406.02507, eq. 3"
     by_level = False
     by_guide = True
+    guide_weight = "weight"
     usual_scale = 1.0
     weight: Annotated[
         float, Range(0.0, 1000.0), Doc("w; 1 is the model alone, 0 the weaker model alone.")

@@ -51,6 +51,8 @@ class Guidance:
         on_velocity: Whether predictions are converted to velocities eps - x0 first, those of flow
             matching at the same ratio of noise to data.
         by_guide: Whether it needs a second model, the request's `guide`.
+        guide_weight: The parameter that weighs the model against the guide: 1 is the model alone,
+            0 the guide alone. "": there is none.
         usual_scale: The guidance scale of a request without one. None: the model's.
         by_level: Whether the texts that `needs` asks for depend on the noise level. All texts are
             then encoded, otherwise only those that are read. True for a class that overrides
@@ -81,6 +83,7 @@ class Guidance:
     on_x0: ClassVar[bool] = False
     on_velocity: ClassVar[bool] = False
     by_guide: ClassVar[bool] = False
+    guide_weight: ClassVar[str] = ""
     usual_scale: ClassVar[float | None] = None
     by_level: ClassVar[bool] = False
     embeds: ClassVar[bool] = False

@@ -21,7 +21,7 @@ from ldmref.trace.torch_operations import name_arguments, named_inputs
 from ldmref.trace.torch_values import find_tensors, first_tensor
 
 SAME = ("hidden_states", "sample", "return_dict")  # arguments that have another role, or none
-STEERING = ("conditioning_scale", "skip_layers")  # arguments of networks that are no arrays
+SETTINGS_OF_DIFFUSERS = ("conditioning_scale", "skip_layers")  # arguments that are no arrays
 PROCESSORS = re.compile(r"PAG|IPAdapter|CustomDiffusion")  # of attention that is another function
 LATENTS = {"sample", "controlnet_cond"}  # the inputs of networks that may be tokens
 
@@ -70,7 +70,7 @@ class DenoiserRecorder:
                 inputs["timestep"] = _one_per_example(timestep, len(inputs["sample"]))
             if self._port.layer is not None:
                 self._layers.as_ours = partial(self._port.layer, inputs)
-            attributes = {k: kwargs[k] for k in STEERING if kwargs.get(k) is not None}
+            attributes = {k: kwargs[k] for k in SETTINGS_OF_DIFFUSERS if kwargs.get(k) is not None}
             processors = _own_processors(module)
             attributes |= {"own_attention": processors} if processors else {}
             arguments = name_arguments(module, args, kwargs)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from ldmref.locate.parts.hypotheses import PossibleCause
 from ldmref.locate.parts.rules import changed
 from ldmref.locate.parts.visit import Visit
-from ldmref.samplers.autoguidance import Autoguidance, EmbeddedScaleAutoguidance
 from ldmref.samplers.guidances import ClassifierFree
 
 
@@ -39,16 +38,18 @@ def known_guidance_faults(visit: Visit) -> Iterator[PossibleCause]:
 def _known_of_two_models(visit: Visit) -> Iterator[PossibleCause]:
     """Yield causes of a wrong guidance by a weaker model."""
     rule, arrays = visit.rule, visit.arrays
-    if not isinstance(rule, Autoguidance | EmbeddedScaleAutoguidance):
+    if not rule.guide_weight:
         return
+    weight_of_model = getattr(rule, rule.guide_weight)
     weights = {
         "the weaker model is not used": 1.0,
         "the weaker model alone": 0.0,
-        "a weight larger by 1": rule.weight + 1.0,
+        "a weight larger by 1": weight_of_model + 1.0,
     }
     for text, weight in weights.items():
-        yield text, replace(visit, rule=changed(rule, weight=weight)).output
-    exchanged = replace(visit, rule=changed(rule, weight=1.0 - rule.weight))
+        yield text, replace(visit, rule=changed(rule, **{rule.guide_weight: weight})).output
+    opposite = changed(rule, **{rule.guide_weight: 1.0 - weight_of_model})
+    exchanged = replace(visit, rule=opposite)
     if "uncond" not in arrays:
         exchanged = visit.with_arrays(cond=arrays["guide"], guide=arrays["cond"])
     yield "the two models are exchanged", exchanged.output
