@@ -23,7 +23,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 from test_house import PACKAGE, WINGS
 
 ROOT = PACKAGE.parent
-FOLDERS = ("math", "backends", "samplers", "prompts", "models", "families", "io", "modes")
+FOLDERS = ("math", "backends", "samplers", "prompts", "models", "families", "io", "modes", "advice")
 # The command line in another process, and what else needs apps.
 COMMAND = re.compile(
     r'"-m", "ldmref"|with_name\("ldmref"\)|ldmref\.recording|"(docs|scripts|examples)"'

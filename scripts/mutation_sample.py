@@ -69,8 +69,11 @@ PACKAGES = {  # package: (files, tests)
         ("tests/samplers", "tests/parity/test_schedulers.py",
          "tests/parity/test_folder_schedulers.py", "tests/parity/test_repaint_schedule.py"),
     ),
-    "modes": (("modes/*.py",), ("tests/modes", "tests/cli", "tests/parity/test_whole_images.py",
-                                "tests/parity/test_random_order.py")),
+    "modes": (
+        ("modes/*.py", "advice/*.py"),
+        ("tests/modes", "tests/advice", "tests/cli", "tests/parity/test_whole_images.py",
+         "tests/parity/test_random_order.py"),
+    ),
     "io": (("io/**/*.py",), ("tests/io", "tests/cli", "tests/parity")),
     "models": (
         ("models/*.py",),

@@ -22,7 +22,7 @@ TOP = "(top)"
 SUPPORT = ("errors", "declare", "support")
 # From a formula to an image. It imports no wing: `make reference` runs its tests without them.
 REFERENCE = """
-    math backends samplers prompts models families io loading loading_networks modes
+    math backends samplers prompts models families io loading loading_networks modes advice
 """.split()
 # What is built on the reference.
 WINGS = {
@@ -34,6 +34,8 @@ WINGS = {
     "apps": ("apps", "batch", "compat"),
 }
 ALL = (*SUPPORT, *REFERENCE)
+BELOW_ADVICE = tuple(part for part in ALL if part != "advice")
+BELOW_MODES = tuple(part for part in BELOW_ADVICE if part != "modes")
 TOOLS = (*WINGS["verify"], *WINGS["port"], *WINGS["explore"], *WINGS["foreign"])
 
 
@@ -71,9 +73,11 @@ ALLOWED = {
         "io.diffusers",
         "io.key_table",
     ),
-    "loading": (*SUPPORT, *REFERENCE[:-1]),  # all but modes
-    "loading_networks": (*SUPPORT, *REFERENCE[:-1]),
-    "modes": ALL,
+    "loading": BELOW_MODES,
+    "loading_networks": BELOW_MODES,
+    "modes": BELOW_ADVICE,
+    "modes.plan": ALL,  # gives plans the package that advises them
+    "advice": ALL,
     **wing("verify"),
     # a family is checked by every tool, also by a training
     "testing.family": (*ALL, *WINGS["verify"], *WINGS["port"], "ports", "training"),
@@ -161,6 +165,9 @@ def test_imports_are_allowed(part):
         ("samplers/loop.py", "ldmref.models", False),
         ("modes/plan.py", "ldmref", False),
         ("modes/plan.py", "ldmref.training", False),
+        ("modes/plan.py", "ldmref.advice", True),
+        ("modes/run.py", "ldmref.advice", False),
+        ("loading.py", "ldmref.modes", False),
         ("modes/plan.py", "ldmref.samplers", True),
         ("support/config.py", "ldmref.modes", False),
         ("check/runner.py", "ldmref.evaluate", False),

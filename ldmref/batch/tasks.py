@@ -26,9 +26,9 @@ from ldmref.io.images.metadata import encode_png
 from ldmref.loading import load
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import Control
-from ldmref.modes.cost import is_out_of_memory
 from ldmref.modes.generate import CancelFlag, GeneratedImage
 from ldmref.modes.registry import require_config
+from ldmref.support.free_memory import is_out_of_memory
 
 ModelSource = LatentDiffusion | Callable[[], LatentDiffusion]
 

@@ -21,7 +21,7 @@ from ldmref.explore.record import collect_inputs, prepare_one
 from ldmref.explore.truth import TOLERANCE, begin, check_accuracy, finish, flow_of
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import CancelFlag, check_callbacks, explaining_memory
+from ldmref.modes.generate import CancelFlag, check_callbacks
 from ldmref.modes.run import Run
 from ldmref.modes.trajectory import Trajectory
 
@@ -124,7 +124,7 @@ def converged_image(
     if cache is not None and key in cache:
         return cache[key]
     watch = FlowWatch(callback, cancel)
-    with explaining_memory(model, run.job):
+    with run.explaining_memory():
         latents, change = solve_to_the_end(trajectory, accuracy, watch)
     [image] = run.decode(latents)
     found = ConvergedImage(

@@ -12,7 +12,6 @@ from ldmref.errors import UsageError
 from ldmref.explore.format import CODE
 from ldmref.explore.record import prepare_one
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import explaining_memory
 from ldmref.modes.plan import find_mode
 from ldmref.modes.registry import MODES
 from ldmref.modes.run import Run
@@ -85,7 +84,7 @@ def noised_image(
     """
     check_start(mode)
     run = prepare_one(model, mode, parameters)
-    with explaining_memory(model, run.job):
+    with run.explaining_memory():
         return decode_start(run)
 
 

@@ -5,8 +5,7 @@ All modes go through `run_sampler`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -19,8 +18,6 @@ from ldmref.errors import Cancelled, UsageError, short_repr
 from ldmref.io.images.pil import to_images
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.cost import is_out_of_memory, out_of_memory
-from ldmref.modes.job import Job
 from ldmref.modes.nonfinite import decoder_error, step_error
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
 from ldmref.samplers import State
@@ -205,17 +202,6 @@ def run_sampler(
         x = state.x
         history = state.history
         step = step + 1
-
-
-@contextmanager
-def explaining_memory(model: LatentDiffusion, job: Job) -> Iterator[None]:
-    """Raise a `ResourceError` if an array library runs out of memory within the block."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(model, job) from error
-        raise
 
 
 def decode_images(

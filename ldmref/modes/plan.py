@@ -1,16 +1,21 @@
-"""`plan` checks a request without weights; `schema` describes requests."""
+"""`plan` checks a request without weights; `schema` describes requests.
+
+The package of modes imports this module, whichever of them is used.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Literal, overload
 
-from ldmref import declare
+from ldmref import advice, declare
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.inversion import InversionPlan
 from ldmref.modes.registry import MODES, Mode, naming_parameters, read_request, require_config
 from ldmref.modes.run import Plan
+
+Plan.adviser = advice  # which is built on plans and runs, so they cannot import it
 
 
 @overload

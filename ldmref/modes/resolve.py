@@ -35,7 +35,7 @@ from ldmref.modes.prompt_parameters import EmbeddingParameters
 from ldmref.modes.references import read_references
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
-from ldmref.modes.validation import MAX_COUNT, MAX_SIDE
+from ldmref.modes.validation import MAX_SIDE
 from ldmref.samplers import SPACINGS, Sampler, Spacing, get_sampler, get_spacing
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import default_spacing, sampling_sigmas
@@ -72,7 +72,10 @@ def resolve(
     embeddings = None
     if asked.prompt is None or list_asked(asked, EmbeddingParameters):
         asked, embeddings = resolve_embeddings(config, asked)
-    prompts, negative_prompts = assign_prompts(asked.prompt, asked.negative_prompt, asked.count)
+    prompts, negative_prompts = validation.assign_prompts(
+        asked.prompt, asked.negative_prompt, asked.count
+    )
+    seeds = validation.assign_seeds(asked.seed, len(prompts))
     sampler, schedule = choose_sampler(asked.sampler, asked.schedule, config.scheduler)
     steps = asked.steps or defaults.steps
     if asked.sigmas is not None:
@@ -87,7 +90,7 @@ def resolve(
         "mode": mode,
         "prompts": prompts,
         "negative_prompts": negative_prompts,
-        "seeds": validation.assign_seeds(asked.seed, len(prompts)),
+        "seeds": seeds,
         "cfg_scale": cfg_scale,
         "sampler": sampler,
         "schedule": schedule,
@@ -159,27 +162,6 @@ def count_steps(sigmas: Sequence[float], steps: int | None, schedule: str | Spac
             hint="give either sigmas, or steps and schedule",
         )
     return n
-
-
-def assign_prompts(
-    prompt: str | Sequence[str] | None, negative_prompt: str | Sequence[str] | None, count: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return prompts and negative prompts, one of each per image."""
-    prompts = [prompt] if isinstance(prompt, str) else prompt or [""]
-    negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or [""]
-    if len(negatives) not in (1, len(prompts)):
-        raise UsageError(
-            f"{len(negatives)} negative prompts for {len(prompts)} prompts",
-            code="E-PROMPT",
-            hint="give one, or as many as prompts",
-        )
-    if len(prompts) * count > MAX_COUNT:
-        raise validation.too_many_images(len(prompts), count)
-    if len(negatives) == 1:
-        negatives = [negatives[0]] * len(prompts)
-    pairs = zip(prompts, negatives, strict=True)
-    prompts, negatives = zip(*(pair for pair in pairs for _ in range(count)), strict=True)
-    return prompts, negatives
 
 
 def choose_sampler(

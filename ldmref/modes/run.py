@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import Cancelled
+from ldmref.errors import Cancelled, ResourceError
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_control import ActiveControl, load_control
 from ldmref.modes.active_guide import ActiveGuide, encode_guide, load_guide
-from ldmref.modes.advice import advise, note_ineffective
 from ldmref.modes.channels import encode_image
-from ldmref.modes.cost import Cost, check_limits, estimate_cost
+from ldmref.modes.cost import Cost
 from ldmref.modes.editing import start_edit
 from ldmref.modes.generate import (
     Callback,
@@ -25,7 +25,6 @@ from ldmref.modes.generate import (
     Progress,
     check_callbacks,
     decode_images,
-    explaining_memory,
     notify,
     run_sampler,
 )
@@ -38,6 +37,30 @@ from ldmref.modes.result import Result
 from ldmref.modes.start import encode_job, start_trajectory
 from ldmref.modes.text import TextConditioning
 from ldmref.modes.trajectory import SILENT, RunObserver, Trajectory
+from ldmref.support.free_memory import is_out_of_memory
+
+
+class Adviser(Protocol):
+    """What plans and runs ask about themselves, and no image depends on.
+
+    `ldmref.advice` answers, which is built on plans and runs; `ldmref.modes.plan` gives it to them.
+    """
+
+    def estimate(self, plan: Plan, model: LatentDiffusion) -> Cost:
+        """Return an estimate of what all passes of a plan take."""
+        ...
+
+    def check_limits(self, plan: Plan, model: LatentDiffusion) -> None:
+        """Refuse a plan whose pass takes more memory or time than the model may use."""
+        ...
+
+    def out_of_memory(self, plan: Plan, model: LatentDiffusion) -> ResourceError:
+        """Return the error of a plan that needs more memory than there is."""
+        ...
+
+    def list_warnings(self, run: Run) -> list[str]:
+        """Return a line for what is unusual in a request, and for what changes nothing in it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +83,8 @@ class Plan:
     >>> plan.params["sampler"], plan.run(model)
     ('ddim', <Result of txt2img: 1 image of 16 x 16, seed 7>)
     """
+
+    adviser: ClassVar[Adviser]  # set by `ldmref.modes.plan`
 
     request: Request
     job: Job
@@ -96,8 +121,7 @@ class Plan:
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Return an estimate of what the request takes on `model`, without computing it."""
-        model = model.with_text_length(self.job.max_sequence_length)
-        return estimate_cost(model, self.job, self.calls, self.more_evaluations)
+        return self.adviser.estimate(self, model)
 
     def prepare(self, model: LatentDiffusion, observer: RunObserver | None = None) -> Run:
         """Return a run: everything up to the first step, with prompts, images and ControlNets read.
@@ -114,7 +138,7 @@ class Plan:
         job = self.job
         model = model.with_text_length(job.max_sequence_length)
         if model.has_limit or model.max_seconds is not None:
-            check_limits(model, job, self.calls, self.more_evaluations)
+            self.adviser.check_limits(self, model)
         weaker = None if job.guide is None else load_guide(model, job.guide)
         watching: RunObserver = observer or model.observer or SILENT
         model = watching.watch(model)
@@ -236,7 +260,7 @@ class Run:
             ResourceError: Out of memory.
         """
         watching = observer or self.observer
-        with explaining_memory(self.model, self.plan.passes[-1]):
+        with self.explaining_memory():
             for batch in self.text.batches(self.job.batch_size):
                 latents = yield from self.sample_batch(batch, cancel, watching)
                 for i, image in enumerate(self.show(latents, watching)):
@@ -314,11 +338,19 @@ class Run:
         """Warnings about the model's files, the inputs, the prompts and the controls."""
         images = (*self.controls, self.job.control_input)
         controls = [image.warning for image in images if image is not None and image.warning]
-        advised = advise(self.model.config, self.job, self.model.backend, self.initial.scales)
         texts = dict.fromkeys(self.text.warnings)
-        plan = self.plan
-        unused = note_ineffective(self.model.config, self.job, plan.request, plan.passes[-1])
-        return [*self.model.warnings, *plan.warnings, *unused, *advised, *texts, *controls]
+        advised = self.plan.adviser.list_warnings(self)
+        return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
+
+    @contextmanager
+    def explaining_memory(self) -> Iterator[None]:
+        """Return a context that raises a `ResourceError` if an array library lacks memory in it."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise self.plan.adviser.out_of_memory(self.plan, self.model) from error
+            raise
 
     def params_of(self, i: int) -> dict[str, Any]:
         """Return the parameters that generate image `i` (from 0) alone."""

@@ -24,7 +24,6 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.active_guide import load_guide
 from ldmref.modes.channels import encode_array
-from ldmref.modes.cost import Cost, estimate_cost
 from ldmref.modes.generate import CancelFlag, Progress
 from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job, list_asked, takes_all_steps
@@ -61,17 +60,6 @@ class UpscaledPlan(Plan):
     def passes(self) -> tuple[Job, ...]:
         """The jobs of both passes."""
         return self.job, self.second.job
-
-    def estimate(self, model: LatentDiffusion) -> Cost:
-        """Return an estimate of what both passes take."""
-        first, second = (estimate_cost(model, job) for job in self.passes)
-        return Cost(
-            first.evaluations + second.evaluations,
-            first.flops + second.flops,
-            max(first.memory, second.memory),
-            max(first.least_memory, second.least_memory),
-            first.seconds + second.seconds,
-        )
 
     def prepare(self, model: LatentDiffusion, observer: RunObserver | None = None) -> Run:
         """Return a run of two passes, both prepared; otherwise as `Plan.prepare`."""

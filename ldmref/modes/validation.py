@@ -185,6 +185,27 @@ def check_seeds(name: str, value: Any) -> int | list[int] | None:
     return seeds if listed else seeds[0]
 
 
+def assign_prompts(
+    prompt: str | Sequence[str] | None, negative_prompt: str | Sequence[str] | None, count: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return prompts and negative prompts, one of each per image."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt or [""]
+    negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt or [""]
+    if len(negatives) not in (1, len(prompts)):
+        raise UsageError(
+            f"{len(negatives)} negative prompts for {len(prompts)} prompts",
+            code="E-PROMPT",
+            hint="give one, or as many as prompts",
+        )
+    if len(prompts) * count > MAX_COUNT:
+        raise too_many_images(len(prompts), count)
+    if len(negatives) == 1:
+        negatives = [negatives[0]] * len(prompts)
+    pairs = zip(prompts, negatives, strict=True)
+    prompts, negatives = zip(*(pair for pair in pairs for _ in range(count)), strict=True)
+    return prompts, negatives
+
+
 def assign_seeds(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
     """Return a seed for each of n images: the list, or seed + i modulo 2^64; None is random."""
     if isinstance(seed, Sequence):

@@ -1,8 +1,10 @@
-"""The memory that this process may take on this machine, where the system says it (Linux)."""
+"""The memory that this process may take, where the system says it (Linux), and the lack of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from ldmref.errors import LdmrefError
 
 MACHINE = Path("/proc/meminfo")
 PROCESS = Path("/proc/self/status")
@@ -28,6 +30,15 @@ def find_free_memory() -> int | None:
     if most is not None and taken is not None:
         free = min(free, max(0, most - taken))
     return free + own
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an array library ran out of memory; each has its own error."""
+    if isinstance(error, LdmrefError):
+        return False
+    words = ("can't allocate memory", "out of memory")
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or any(text in str(error) for text in words)
 
 
 def _read_sizes(path: Path, unit: int = 1024) -> dict[str, int]:

@@ -16,7 +16,7 @@ from unittest import mock
 from ldmref.apps.cli import replay
 from ldmref.apps.cli.file_info import print_image_info, print_model_info
 from ldmref.apps.cli.settings import with_settings
-from ldmref.apps.cli.tasks import plan_task
+from ldmref.apps.cli.tasks import plan_tasks
 from ldmref.datasets.config import DataSummary
 from ldmref.datasets.folder import captioned_files
 from ldmref.modes.record import compare_inputs, compare_models
@@ -144,7 +144,8 @@ def _json(data: bytes) -> Any:
 
 def _planned(mode: str, flags: dict[str, Any], origin: replay.ImageReplay) -> None:
     """Do what `generate` does before it loads a model, and check its notes on the record."""
-    plan = plan_task(mode, TINY, with_settings(mode, flags, NO_SETTINGS)).plan
+    [task] = plan_tasks(mode, TINY, with_settings(mode, flags, NO_SETTINGS))
+    plan = task.plan
     recorded = origin.record
     used = json.loads(json.dumps(plan.params))
     for note in (*compare_models(recorded.get("model"), MODEL), *compare_inputs(recorded, used)):  # pyright: ignore

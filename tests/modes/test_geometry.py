@@ -33,6 +33,8 @@ from ldmref.samplers.noise import Streams
 TINY = preset("tiny")
 SD15 = preset("sd15")
 LANCZOS = Image.Resampling.LANCZOS
+TEAL = Image.new("RGB", (16, 16), "teal")
+SEEDED = {"seed": 1, "steps": 2}
 
 
 def noise_image(width, height):
@@ -489,3 +491,56 @@ def test_a_map_is_as_high_and_wide_as_the_image_and_an_image_of_two_sizes_is_enc
     plan = modes.plan("seg2img", config, segmentation=np.zeros((m, 2 * m), int))
     assert (plan.job.width, plan.job.height) == (2 * m, m)
     assert encode_image(tiny, noise_image(20, 16)).mean.shape == (1, 4, 8, 10)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (128, 128), (96, 64), (40, 40), (8, 8)])
+def test_a_photo_for_a_small_model_comes_at_the_size_it_knows(size):
+    plan = modes.plan("img2img", preset("emoji"), prompt="a", image=Image.new("RGB", size))
+    assert (plan.job.width, plan.job.height) == (64, 64) and plan.warnings
+    wide = modes.plan(
+        "img2img", preset("emoji"), prompt="a", image=Image.new("RGB", size), width=96
+    )
+    assert wide.job.width == 96
+    near = modes.plan("img2img", preset("emoji"), prompt="a", image=Image.new("RGB", (72, 64)))
+    assert (near.job.width, near.warnings) == (72, ())
+    large = modes.plan("img2img", preset("sd15"), prompt="a", image=Image.new("RGB", (768, 1024)))
+    assert (large.job.width, large.job.height) == (768, 1024)
+
+
+# -- images in other forms ------------------------------------------------------------------------
+
+
+def test_float_and_boolean_arrays_draw_what_images_draw(tiny):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    mask = np.zeros((16, 16), bool)
+    mask[4:12, 4:12] = True
+    mask_image = Image.fromarray(mask.astype(np.uint8) * 255)
+    want = modes.inpaint(tiny, "a", Image.fromarray(pixels), mask_image, **SEEDED)
+    for image in (pixels / 255.0, (pixels / 255.0).astype(np.float32)):
+        got = modes.inpaint(tiny, "a", image, mask, **SEEDED)
+        assert got[0].tobytes() == want[0].tobytes()
+    torch = pytest.importorskip("torch")
+    got = modes.inpaint(
+        tiny, "a", torch.from_numpy(pixels / 255.0), torch.from_numpy(mask), **SEEDED
+    )
+    assert got[0].tobytes() == want[0].tobytes()
+
+
+@pytest.mark.parametrize("mode", ["img2img", "inpaint"])
+def test_an_animation_is_drawn_from_its_first_frame_with_a_warning(tiny, mode, tmp_path):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    path = tmp_path / "animation.png"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    mask = {"mask": Image.new("L", (16, 16), 255)} if mode == "inpaint" else {}
+    got = getattr(modes, mode)(tiny, "a", path, **mask, strength=0.5, **SEEDED)
+    want = getattr(modes, mode)(tiny, "a", frames[0], **mask, strength=0.5, **SEEDED)
+    assert got[0].tobytes() == want[0].tobytes() and "animation" in " ".join(got.warnings)
+
+
+def test_a_mask_that_falls_between_the_cells_is_mentioned(tiny):
+    mask = Image.new("L", (16, 16))
+    mask.putpixel((3, 3), 255)
+    r = modes.inpaint(tiny, "a", TEAL, mask, rng="torch", **SEEDED)
+    assert "latent cells" in " ".join(r.warnings)
+    assert modes.inpaint(tiny, "a", TEAL, mask, **SEEDED).warnings == []

@@ -15,6 +15,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.finite import NonFinite, find_origin
 from ldmref.errors import NumericError
 from ldmref.models.params import flatten, unflatten
+from ldmref.modes.generate import decode_images
 from ldmref.modes.nonfinite import OriginObserver
 from ldmref.samplers import ClassifierFree
 
@@ -222,3 +223,7 @@ def test_a_run_may_be_checked_from_its_first_step_on(model):
     broken = with_value(model, "unet", "conv_out.bias", np.nan)
     with pytest.raises(NonFinite, match=r"the parameters of conv2d of unet\.conv_out"):
         plan.run(broken, observer=OriginObserver())
+
+
+def test_images_of_latents_are_finite(tiny):
+    assert len(decode_images(tiny, np.zeros((1, *tiny.latent_shape(16, 16)), np.float32))) == 1

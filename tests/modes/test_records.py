@@ -1,4 +1,4 @@
-"""Information about a run: progress, parameters, warnings, files, estimates and signatures."""
+"""Information about a run: progress, parameters, warnings, files and signatures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.errors import LdmrefError, NumericError, ResourceError
+from ldmref.errors import LdmrefError, NumericError
 from ldmref.io.images.metadata import read_parameters
-from ldmref.modes import cost, generate, nonfinite
+from ldmref.modes import generate, nonfinite
 from ldmref.modes.registry import MODES
 from ldmref.modes.result import Result
 from ldmref.modes.run import Plan
@@ -247,69 +247,6 @@ def test_images_of_unequal_height_stand_side_by_side():
     want.paste(images[0], (0, 0))
     want.paste(images[1], (3, 0))
     assert sheet.mode == "RGB" and sheet.tobytes() == want.tobytes() and result.warnings == []
-
-
-# -- estimates ------------------------------------------------------------------------------------
-
-
-def estimate(model, mode="txt2img", **values):
-    return modes.plan(mode, model.config, prompt="a", **values).estimate(model)
-
-
-def test_estimates_grow_with_what_is_asked(model, monkeypatch):
-    monkeypatch.setattr(cost, "measure_flops_per_second", lambda backend: 1e6)
-    once = estimate(model, steps=3)
-    assert once.evaluations == 3 * 2 and once.seconds == once.flops / 1e6
-    for scale in (0.0, 1.0):
-        assert estimate(model, steps=3, cfg_scale=scale).evaluations == 3
-    twice = estimate(model, steps=3, count=2)
-    heun = estimate(model, steps=3, sampler="heun")
-    assert (twice.evaluations, twice.flops) == (12, 2 * once.flops)
-    assert heun.evaluations == 2 * once.evaluations and heun.flops < 2 * once.flops
-    decoder = 2 * once.flops - heun.flops
-    assert 0 < decoder < once.flops and twice.memory == once.memory
-    assert estimate(model, batch_size=4, steps=3).memory == once.memory  # of one image
-    assert estimate(model, batch_size=4, count=2).memory > once.memory
-    inverted = estimate(model, "invert", image=IMAGE, steps=3, iterations=4)
-    assert inverted.evaluations == 3 * 5
-    assert estimate(model, "img2img", image=IMAGE, steps=4, strength=0.5).evaluations == 2 * 2
-    assert estimate(model, "img2img", image=IMAGE, steps=4, strength=0.0).evaluations == 0
-
-
-def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
-    asked = []
-    needs = SimpleNamespace(peak_resident=1, peak_streamed=lambda names: 1)
-    monkeypatch.setattr(model, "estimate_memory", lambda *size: asked.append(size) or needs)
-    for batch_size, count in ((4, 2), (2, 4)):
-        estimate(model, width=20, height=24, tile=8, batch_size=batch_size, count=count)
-    assert asked == [(20, 24, 2, 8, 0)] * 2  # and no references
-
-
-def test_the_limit_itself_is_allowed(model, monkeypatch):
-    monkeypatch.setattr(cost, "measure_flops_per_second", lambda backend: 1e6)
-    job = modes.plan("txt2img", model.config, prompt="a", steps=1).job
-    model.max_seconds = cost.estimate_cost(model, job).seconds
-    cost.check_limits(model, job)
-    model.max_seconds *= 0.999
-    for limits in (model.max_seconds, None), (1e9, 10**6), (None, 10**6):
-        model.max_seconds, model.max_memory = limits
-        with pytest.raises(ResourceError) as caught:
-            modes.txt2img(model, "a", steps=1)
-        assert caught.value.code == ("E-MEMORY" if model.max_memory else "E-SECONDS")
-
-
-def test_words_of_libraries_that_run_out_of_memory():
-    other = type("OutOfMemoryError", (Exception,), {})
-    for error, meant in [
-        (MemoryError(), True),
-        (other("x"), True),
-        (RuntimeError("CUDA out of memory."), True),
-        (RuntimeError("can't allocate memory"), True),
-        (RuntimeError("shapes"), False),
-        (ResourceError("out of memory", code="E-MEMORY"), False),
-        (ValueError("memory"), False),
-    ]:
-        assert cost.is_out_of_memory(error) is meant, error
 
 
 # -- NaN ------------------------------------------------------------------------------------------

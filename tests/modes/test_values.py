@@ -12,11 +12,11 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.advice.requests import advise
 from ldmref.errors import InputError, LdmrefError, UsageError
 from ldmref.models.config import Defaults
 from ldmref.models.presets import preset
 from ldmref.modes import Control, control, notation, validation
-from ldmref.modes.advice import advise
 from ldmref.modes.validation import check_embeddings
 from ldmref.samplers.schedule import sampling_sigmas
 

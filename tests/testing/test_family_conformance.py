@@ -274,7 +274,7 @@ def test_a_wrong_estimate_is_found(install, monkeypatch):
     work = replace(SD3.work, activations=lambda config, w, h: 1000)
     found = problems(install(replace(SD3, work=work)), "estimate")
     assert "work.activations says 1,000 for" in found
-    monkeypatch.setattr("ldmref.modes.cost.count_predictions", lambda *args: 1)
+    monkeypatch.setattr("ldmref.advice.cost.count_predictions", lambda *args: 1)
     found = problems(install(SD3), "estimate")
     assert "'sd3-tiny': a plan says 1 evaluations, its run takes 4" in found
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ldmref import modes
+from ldmref.advice.cost import estimate_job_memory
 from ldmref.apps.cli.messages import rewrite_as_flags
 from ldmref.apps.cli.output import Output
 from ldmref.apps.cli.preview import LivePreview
@@ -17,7 +18,6 @@ from ldmref.apps.cli.progress import ProgressBar, duration, one_line, say
 from ldmref.backends import Backend
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.cost import estimate_job_memory
 from ldmref.modes.job import Job
 from ldmref.modes.run import Run
 from ldmref.support.config import Settings

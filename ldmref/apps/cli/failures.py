@@ -25,9 +25,9 @@ from ldmref.errors import (
     closest,
 )
 from ldmref.modes.aliases import OF_PYTHON, UNLIKE
-from ldmref.modes.cost import is_out_of_memory
 from ldmref.modes.registry import MODES
 from ldmref.support.foreign_code import HINT, describe_exit
+from ldmref.support.free_memory import is_out_of_memory
 
 OUT_OF_RANGE = " is not in the range "  # of click's message
 MODEL_FLAGS = ("-m", "--model")

@@ -54,7 +54,7 @@ def plan_tasks(mode: str, config: ModelConfig, flags: Values) -> list[Task]:
     Raises:
         UsageError: A flag that the mode takes once was repeated, or numbers of values do not match.
     """
-    flags = read_foreign(config, flags)
+    flags = read_flags(config, flags)
     inputs = pair_inputs(flags)
     if len(inputs) == 1:
         return [plan_task(mode, config, flags | inputs[0])]
@@ -81,6 +81,17 @@ def plan_tasks(mode: str, config: ModelConfig, flags: Values) -> list[Task]:
     return tasks
 
 
+def read_flags(config: ModelConfig, flags: Values) -> Values:
+    """Return flags in the terms of a model, with a list of what was given, once or several times.
+
+    Raises:
+        UsageError: A value of another program has no meaning for this model.
+    """
+    read = read_foreign(config, flags)
+    repeated = [name for name in (*SOURCES, "prompt", "edits") if is_set(read.get(name))]
+    return read | {name: listed(read[name]) for name in repeated}
+
+
 def split_seeds(seed: Any, inputs: int) -> int | list[int]:
     """Return the first seed of all images (random if none was given), or the list of all seeds.
 
@@ -104,8 +115,7 @@ def pair_inputs(flags: Values) -> list[Values]:
     Raises:
         UsageError: The number of masks is neither one nor the number of images.
     """
-    files = {name: listed(flags.get(name)) for name in SOURCES}
-    files = {name: paths for name, paths in files.items() if paths}
+    files = {name: flags[name] for name in SOURCES if is_set(flags.get(name))}
     most = max(map(len, files.values()), default=1)
     for name, paths in files.items():
         if len(paths) not in (1, most):
@@ -125,7 +135,7 @@ def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
     values = {name: flags[name] for name in takes if is_set(flags.get(name))}
     sources = {name: values[name] for name in SOURCES if name in values}
     values |= {name: resolve_image_source(path) for name, path in sources.items()}
-    prompts = listed(flags["prompt"])
+    prompts = flags["prompt"]
     if mode in ONE_PROMPT:
         if len(prompts) > 1:
             raise UsageError(
@@ -167,7 +177,7 @@ def _interpolate(config: ModelConfig, values: Values, flags: Values) -> Task:
 
 def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     """Plan the inversion of an image, and the images to generate from its noise."""
-    edits = list(flags["edits"]) or listed(flags["prompt"])
+    edits = flags["edits"] or flags["prompt"]
     up = modes.plan("invert", config, **values | {"cfg_scale": None})
     down = up.settings | {
         "prompt": edits,

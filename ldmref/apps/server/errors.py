@@ -19,7 +19,7 @@ from ldmref.errors import (
     one_line,
     short_repr,
 )
-from ldmref.modes.cost import is_out_of_memory
+from ldmref.support.free_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from starlette.responses import Response

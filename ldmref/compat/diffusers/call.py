@@ -25,7 +25,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import plan
-from ldmref.modes.generate import explaining_memory, on_backend
+from ldmref.modes.generate import on_backend
 from ldmref.modes.guidance_parameter import PLAIN
 from ldmref.modes.initial import InitialState
 from ldmref.modes.observers import Observers
@@ -107,7 +107,7 @@ class PipelineCall:
         start = initial.noise if initial.from_noise and job.first_step else None
         noise = PipelineNoise(self.noise, watch, scheduler.noise_dtype, start)
         steps = run.sample_batch(slice(0, len(job.seeds)), None, Observers(noise, watch))
-        with suppress(Interrupted), explaining_memory(model, job):
+        with suppress(Interrupted), run.explaining_memory():
             for _ in steps:
                 pass
         noise.sample_until(scheduler.samples(watch.timesteps[: watch.evaluations], arguments.eta))

@@ -19,6 +19,7 @@ from ldmref.modes.guidance_parameter import find_unperturbed, is_asked, texts_re
 from ldmref.modes.job import Job, takes_all_steps
 from ldmref.modes.levels import begins_low, first_ratio
 from ldmref.modes.requests import Request
+from ldmref.modes.run import Run
 from ldmref.samplers import repaint_visits
 from ldmref.samplers.guidance_attention import NormalizedAttention
 from ldmref.samplers.path import FLOW
@@ -28,6 +29,26 @@ USUAL_CFG_SCALE = 50.0
 USUAL_CFGPP_SCALE = 2.0
 SHARE = 0.2  # of the data in a state, from which pure noise is no such state
 ROUNDED = 0.05 + 1e-9  # of a strength: half a step of 10, or a whole one of 20
+
+
+def list_warnings(run: Run) -> list[str]:
+    """Return a line for each part of a run's request that changes nothing, or is unusual.
+
+    Args:
+        run: The prepared run.
+
+    Returns:
+        The lines, without those about the model's files, the inputs and the prompts.
+
+    >>> import ldmref
+    >>> model = ldmref.random_model("tiny")
+    >>> plan = ldmref.modes.plan("txt2img", model, prompt="a cat", cfg_scale=0)
+    >>> list_warnings(plan.prepare(model))
+    ['cfg_scale 0 draws the empty (negative) prompt; 1 means without guidance']
+    """
+    model, plan = run.model, run.plan
+    unused = note_ineffective(model.config, run.job, plan.request, plan.passes[-1])
+    return [*unused, *advise(model.config, run.job, model.backend, run.initial.scales)]
 
 
 # -- what is unusual -------------------------------------------------------------------------------
