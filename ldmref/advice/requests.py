@@ -7,6 +7,7 @@ all that are declared. What no model of a kind can use is refused where it is ch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ldmref.backends.base import Backend
@@ -15,6 +16,7 @@ from ldmref.errors import short_repr
 from ldmref.io.prompt_notes import prompt_notes
 from ldmref.models.config import ModelConfig
 from ldmref.models.text_kind import kind_of
+from ldmref.modes.edit import choose_published
 from ldmref.modes.guidance_parameter import find_unperturbed, is_asked, texts_read
 from ldmref.modes.job import Job, takes_all_steps
 from ldmref.modes.levels import begins_low, first_ratio
@@ -234,6 +236,9 @@ def _upscale_steps(config: ModelConfig, job: Job, request: Any) -> str:
 
 def _source_scale(config: ModelConfig, job: Job, request: Any) -> str:
     if config.denoiser.reads_guidance or request.source_prompt or any(job.negative_prompts):
+        return ""
+    published = choose_published(config, replace(request, source_cfg_scale=None))
+    if request.source_cfg_scale == published["source_cfg_scale"]:  # nobody asked for it
         return ""
     return ": the source prompt is empty, as the negative prompt is"
 

@@ -105,3 +105,16 @@ def test_sizes_far_from_the_trained_one_are_warned_about(tiny, name, size, far):
     config = preset(name)
     request = modes.plan("txt2img", config, prompt="a", width=size[0], height=size[1]).job
     assert bool(advise(config, request, tiny.backend)) is far
+
+
+@pytest.mark.parametrize("method", ["flowedit", "rf_inversion"])
+def test_the_published_scale_of_the_source_is_no_warning(method):
+    """It was not asked for; another one is, and an empty source has nothing to guide to."""
+    model = ldmref.random_model("sd3-tiny", backend="numpy")
+
+    def said(**scale):
+        text = warnings(model, "edit", image=IMAGE, method=method, **scale)
+        return "the source prompt is empty" in text
+
+    assert not said()
+    assert said(source_cfg_scale=2.0)
