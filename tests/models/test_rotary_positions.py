@@ -127,7 +127,7 @@ def test_faults_of_both_layouts_and_of_positions_per_row(halves):
     found = {
         variant.text: variant.change(calls[0], calls[0].inputs)
         for fault in FAULTS
-        if calls[0].kind in fault.operations
+        if calls[0].kind in fault.applies_to
         for variant in fault.variants(calls[0])
     }
     pair, other = "neighbouring channels", "halves of a head"
